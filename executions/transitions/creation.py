@@ -1,0 +1,70 @@
+"""Making a run, and telling that it waits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Q
+from django.utils import timezone
+
+from executions.engine.plan import Plan, PlannedStep
+from executions.models import Run, RunInput, StepRun
+from steps.models import Batch
+
+
+def create_run(
+    plan: Plan,
+    *,
+    batch: Batch | None,
+    ruleset_id: int,
+    step_ids: Mapping[str, int],
+    triggered_by: str,
+) -> Run:
+    """Store a QUEUED run of the plan with all its step runs.
+
+    `step_ids` is by definition name. The run counts as hinted: the caller sends the hint.
+    """
+    options = plan.options
+    with transaction.atomic():
+        run = Run.objects.create(
+            batch=batch,
+            batch_slug=plan.batch,
+            batch_name=batch.name if batch else plan.batch,
+            ruleset_id=ruleset_id,
+            pool_width=options.pool_width,
+            pool_start=options.pool_start.value,
+            failure_policy=options.failure_policy.value,
+            total=len(plan.steps),
+            pending=len(plan.steps),
+            triggered_by=triggered_by,
+            hinted_at=timezone.now(),
+        )
+        RunInput.objects.create(run=run, plan=plan.to_json())
+        rows = (_step_run(run, step, step_ids.get(step.step_name)) for step in plan.steps)
+        StepRun.objects.bulk_create(rows, batch_size=2000)
+    return run
+
+
+def _step_run(run: Run, step: PlannedStep, step_id: int | None) -> StepRun:
+    return StepRun(
+        run=run,
+        position=step.position,
+        name=step.name,
+        step_id=step_id,
+        step_name=step.step_name,
+        kind=step.kind,
+        category=step.category,
+        lane=step.lane.value,
+        rule_position=step.rule_position,
+        because=step.because,
+        protected=step.protected,
+        timeout_seconds=step.timeout_seconds,
+    )
+
+
+def mark_hinted(run_id: int, *, before: Any) -> bool:
+    """Whether this caller may hint the run; of several, one gets True. Not a change of the run."""
+    stale = Run.objects.queued().filter(Q(hinted_at=None) | Q(hinted_at__lt=before), pk=run_id)
+    return bool(stale.update(hinted_at=timezone.now()))

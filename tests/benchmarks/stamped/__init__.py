@@ -1,0 +1,1 @@
+"""An app of steps that say when they ran, for the latencies."""
