@@ -14,9 +14,10 @@ from steps.selection import SelectedEntry, Selection, select
 from steps.values import context_problem
 
 from . import dispatch, transitions
+from .engine import crash_points
 from .engine.plan import FailurePolicy, Lane, Plan, PlannedStep, PoolStart, RunOptions
 from .models import AuditEntry, CancelMode, Run, StepRun
-from .transitions import ALREADY_FINAL
+from .transitions import ALREADY_FINAL, PROTECTED
 
 DEFAULT_TIMEOUT_SECONDS = 30.0
 
@@ -94,6 +95,7 @@ def start_run(
         )
         _audit(actor, "triggered", run, details={"plan": plan.hash})
         dispatch.hint(run.pk)
+        crash_points.passing("run_written")
     return run
 
 
@@ -158,29 +160,32 @@ def cancel_run(run_id: int, *, actor: Actor, note: str = "", mode: str = CancelM
         if result != ALREADY_FINAL:
             run = Run.objects.get(pk=run_id)
             _audit(actor, "cancelled run", run, details={"mode": mode, "note": note[:500]})
+        crash_points.passing("cancel_written")
+    crash_points.passing("cancel_committed")
     return result
 
 
 def cancel_step(step_run_id: int, *, actor: Actor, note: str = "") -> str:
     """Cancel one step of a run, as `cancel_run`. Raises `ProtectedError`."""
     step_run = StepRun.objects.select_related("run").get(pk=step_run_id)
-    if step_run.protected and step_run.status == "running":
-        raise ProtectedError(
-            f"“{step_run.name}” is protected: while it runs, only its timeout of "
-            f"{step_run.timeout_seconds:g} s ends it."
-        )
     with transaction.atomic():
         result = transitions.request_cancel_step(step_run_id, by=actor.name, note=note[:500])
+        if result == PROTECTED:
+            raise ProtectedError(
+                f"“{step_run.name}” is protected: while it runs, only its timeout of "
+                f"{step_run.timeout_seconds:g} s ends it."
+            )
         if result != ALREADY_FINAL:
             details = {"note": note[:500]}
             _audit(actor, "cancelled step", step_run.run, subject=step_run.name, details=details)
     return result
 
 
-def cancel_all(*, actor: Actor, note: str = "") -> list[int]:
+def cancel_all(*, actor: Actor, note: str = "", mode: str = CancelMode.STOP) -> list[int]:
     """Cancel every active run; the ids of those that this call reached."""
-    active = Run.objects.active().order_by("pk").values_list("pk", flat=True)
-    return [pk for pk in active if cancel_run(pk, actor=actor, note=note) != ALREADY_FINAL]
+    active = list(Run.objects.active().order_by("pk").values_list("pk", flat=True))
+    results = {pk: cancel_run(pk, actor=actor, note=note, mode=mode) for pk in active}
+    return [pk for pk, result in results.items() if result != ALREADY_FINAL]
 
 
 def _audit(

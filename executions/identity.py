@@ -11,9 +11,17 @@ from pathlib import Path
 
 @cache
 def boot_id() -> str:
-    """Differs after every boot of this host; empty where the system does not tell."""
+    """Differs after every boot and on every machine; empty where the system does not tell."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def pid_namespace() -> str:
+    """Within what pids mean the same process: a container has one of its own."""
+    try:
+        return str(Path("/proc/self/ns/pid").stat().st_ino)
     except OSError:
         return ""
 
@@ -23,44 +31,66 @@ def start_time(pid: int) -> str:
 
     With the pid it names a process for good, since pids are used again.
     """
+    fields = _fields(pid)
+    return "" if not fields or fields[0] in "ZX" else fields[19]
+
+
+def _fields(pid: int) -> list[str]:
+    """`/proc/PID/stat` from the state on; empty if there is no such process."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return ""
-    zombie = fields[0] in "ZX"
-    return "" if zombie else fields[19]
+        return []
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessIdentity:
-    """Names one process on one host for all time."""
+    """Names one process of all machines for all time."""
 
     host: str
+    """For people. Two containers may have the same."""
     boot: str
+    namespace: str
     pid: int
     started: str
 
     @classmethod
     def parse(cls, text: str) -> ProcessIdentity:
-        host, boot, pid, started = text.split("|")
-        return cls(host, boot, int(pid), started)
+        host, boot, namespace, pid, started = text.split("|")
+        return cls(host, boot, namespace, int(pid), started)
 
     def __str__(self) -> str:
-        return f"{self.host}|{self.boot}|{self.pid}|{self.started}"
+        return f"{self.host}|{self.boot}|{self.namespace}|{self.pid}|{self.started}"
 
     @property
-    def is_local(self) -> bool:
-        """Whether this host can tell if it lives."""
-        return self.host == socket.gethostname() and bool(self.boot)
+    def is_visible(self) -> bool:
+        """Whether this process can tell if that one lives."""
+        return bool(self.boot) and (self.boot, self.namespace) == (boot_id(), pid_namespace())
 
     @property
     def is_proven_dead(self) -> bool:
-        if not self.is_local:
+        return self.is_visible and start_time(self.pid) != self.started
+
+    @property
+    def is_of_another_boot(self) -> bool:
+        """Whether it ran on another machine, or on this one before it was started anew."""
+        return bool(self.boot and boot_id()) and self.boot != boot_id()
+
+    def is_below(self, ancestor: int) -> bool:
+        """Whether it lives and descends from another process, `ancestor`."""
+        if not self.is_visible or self.is_proven_dead:
             return False
-        return self.boot != boot_id() or start_time(self.pid) != self.started
+        pid = self.pid
+        while pid > 1:
+            fields = _fields(pid)
+            pid = int(fields[1]) if fields else 0
+            if pid == ancestor:
+                return True
+        return False
 
 
 def process_identity(pid: int | None = None) -> str:
     """The identity of a process of this host, by default of this one."""
     pid = pid or os.getpid()
-    return str(ProcessIdentity(socket.gethostname()[:100], boot_id(), pid, start_time(pid)))
+    host = socket.gethostname()[:100].replace("|", "-")
+    return str(ProcessIdentity(host, boot_id(), pid_namespace(), pid, start_time(pid)))

@@ -88,7 +88,7 @@ class Run(CancelFacts):
     beat = models.PositiveBigIntegerField(default=0)
     """Raised by the holder while it lives; not a change."""
     holder = models.CharField(max_length=200, blank=True)
-    """The process that runs it: host, boot id, pid and start time (see worker.py)."""
+    """The process that runs it (see identity.py)."""
     barren_claims = models.PositiveSmallIntegerField(default=0)
     """Claims since the last START. Three of them: the worker keeps dying."""
 
@@ -300,7 +300,7 @@ class Worker(models.Model):
 
     host = models.CharField(max_length=100)
     process = models.CharField(max_length=200, unique=True)
-    """Host, boot id, pid and start time."""
+    """Which process it is (see identity.py)."""
     slots = models.PositiveSmallIntegerField()
     """Runs it executes at once."""
     kill_level = models.CharField(max_length=40)

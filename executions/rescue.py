@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
-from django.db import DatabaseError, InterfaceError
-from django.utils import timezone
+from django.db import DatabaseError, InterfaceError, connection
 
 from . import dispatch, transitions
 from .engine import trees
@@ -20,7 +22,9 @@ from .models import Run
 logger = logging.getLogger(__name__)
 
 SILENCE_SECONDS = 20.0
-"""How long the same beat must have been read before a holder on another host counts as lost."""
+"""How long the same beat must have been read before a holder that may live counts as lost."""
+LATE_SECONDS = 5.0
+"""Between two sweeps. After a longer pause of its own the rescuer knows nothing of the others'."""
 HINT_AGAIN_SECONDS = 10.0
 """After which a run that still waits is hinted again."""
 
@@ -40,10 +44,18 @@ class Rescuer:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._sightings: dict[int, Sighting] = {}
+        self._swept_at = clock()
         self._is_first = True
 
     def sweep(self) -> None:
-        """One round. A failing database raises; beats then have to be observed afresh."""
+        """One round. A failing database raises; beats then have to be observed afresh.
+
+        So do they after a late round: what held up this process may have held up all of them.
+        """
+        now = self._clock()
+        if now - self._swept_at > LATE_SECONDS:
+            self._sightings.clear()
+        self._swept_at = now
         try:
             self._rescue_dead()
             self._hint_waiting()
@@ -67,13 +79,19 @@ class Rescuer:
 
     def _look_after(self, pk: int, holder: str, epoch: int, beat: int) -> None:
         identity = ProcessIdentity.parse(holder)
-        if identity.is_proven_dead:
+        if _is_dead(identity):
             # What it ran outlives it until its reaper is done: nothing may start beside that.
             left = trees.are_left(step_key_prefix(pk, identity.pid))
             if not left or self._is_silent(pk):
                 self._rescue(pk, epoch, beat, proven=not left)
-        elif not identity.is_local and self._is_silent(pk):
-            self._rescue(pk, epoch, beat, proven=False)
+        elif self._is_silent(pk):
+            if identity.is_below(os.getpid()):
+                # A step that never lets go of the interpreter does that. Its death is proof.
+                logger.warning("run %s: process %s does not beat; killed", pk, identity.pid)
+                with suppress(ProcessLookupError):
+                    os.kill(identity.pid, signal.SIGKILL)
+            else:
+                self._rescue(pk, epoch, beat, proven=False)
 
     def _sight(self, seen: Sighting | None, epoch: int, beat: int) -> Sighting:
         if seen and (seen.epoch, seen.beat) == (epoch, beat):
@@ -97,11 +115,19 @@ class Rescuer:
         The first time everything: hints that an earlier worker took went down with it.
         """
         age = 0.0 if self._is_first else HINT_AGAIN_SECONDS
-        before = timezone.now() - timedelta(seconds=age)
-        waiting = Run.objects.queued().order_by("pk").values_list("pk", "hinted_at")
-        overdue = [pk for pk, hinted_at in waiting if hinted_at is None or hinted_at < before]
+        overdue = transitions.overdue_hints(timedelta(seconds=age))
         if overdue and dispatch.queue_is_empty():
             for pk in overdue:
-                if transitions.mark_hinted(pk, before=before):
+                if transitions.mark_hinted(pk, age=timedelta(seconds=age)):
                     dispatch.hint(pk)
         self._is_first = False
+
+
+def _is_dead(identity: ProcessIdentity) -> bool:
+    """Whether the process is proven dead.
+
+    A database in a file is used by one machine, so there an earlier boot is a proof, too.
+    """
+    if connection.vendor == "sqlite" and identity.is_of_another_boot:
+        return True
+    return identity.is_proven_dead

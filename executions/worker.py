@@ -33,6 +33,7 @@ from steps.registry import registry
 
 from . import cluster, dispatch, transitions
 from .conf import conf
+from .engine import crash_points
 from .engine.coordinator import Before, Coordinator, Result
 from .engine.executors import ExecutorRegistry, ExecutorSettings, default_executors
 from .engine.output import Masker, StepOutput
@@ -63,7 +64,9 @@ LOOK_SECONDS = 0.1
 """How often the writer looks for cancel requests while it has nothing to commit."""
 BEAT_SECONDS = 2.0
 SELF_FENCE_SECONDS = 15.0
-"""On a shared database: without a commit for so long, another worker may hold the run."""
+"""Without a committed beat for so long, another host may soon rescue the run."""
+WATCH_SECONDS = 0.5
+"""How often the watchdog looks whether that time is over."""
 
 
 def execute(run_id: int) -> bool:
@@ -71,6 +74,7 @@ def execute(run_id: int) -> bool:
     if cluster.stopping():
         return False  # the next worker hears of the run from its first sweep
     holder = process_identity()
+    crash_points.passing("claim_begun")
     try:
         lease = transitions.claim_run(run_id, holder)
     except OUTAGES:
@@ -85,6 +89,7 @@ def execute(run_id: int) -> bool:
 
 def carry_out(lease: Lease) -> None:
     """Run a claimed run to its end, or until this worker loses it or is told to stop."""
+    crash_points.passing("claim_committed")
     logger.info("run %s: claimed, epoch %s", lease.run_id, lease.epoch)
     held = Run.objects.filter(pk=lease.run_id, epoch=lease.epoch)
     try:
@@ -226,19 +231,24 @@ class Writer:
         self._dirty: set[int] = set()
         self._progress: dict[int, float] = {}
         self._masker = Masker()
-        self._next_beat = self._last_commit = time.monotonic()
+        self._next_beat = self._last_look = self._last_beat = time.monotonic()
         self._stop_seen = False
+        self._closed = threading.Event()
         self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
 
     def start(self) -> None:
         if self._lease.cancels.mode or self._lease.cancels.step_ids:
             self._report_cancels()
         self._thread.start()
+        if connection.vendor != "sqlite":
+            # One machine uses a database in a file, and sees whether a process lives.
+            threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def close(self) -> None:
-        """Commit what is left and end the thread."""
+        """Commit what is left and end the threads."""
         self._queue.put(None)
         self._thread.join()
+        self._closed.set()
 
     # ---- Journal: called by the coordinator and by slot threads ----------------------------
 
@@ -258,7 +268,19 @@ class Writer:
     def progress(self, position: int, fraction: float) -> None:
         self._progress[position] = fraction
 
-    # ---- the thread ------------------------------------------------------------------------
+    # ---- the threads -----------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Fence the run when it is time, also while the writer hangs in a call that never ends."""
+        while not self._closed.wait(WATCH_SECONDS):
+            if self._is_silent:
+                logger.warning("run %s: no beat could be committed in time", self._lease.run_id)
+                self._post(Fenced())
+                return
+
+    @property
+    def _is_silent(self) -> bool:
+        return time.monotonic() - self._last_beat > SELF_FENCE_SECONDS
 
     def _work(self) -> None:
         try:
@@ -331,7 +353,7 @@ class Writer:
         ):
             return
         known = self._lease.cancels
-        recorded = self._insist(lambda: transitions.record(self._lease, group, self._ids))
+        recorded = self._beating(lambda: transitions.record(self._lease, group, self._ids))
         if self._lease.cancels is not known:
             self._report_cancels()
         if recorded.started or recorded.refused or group.end:
@@ -345,10 +367,11 @@ class Writer:
         """
         known, now = self._lease.cancels, time.monotonic()
         if now >= self._next_beat:
-            self._insist(lambda: transitions.beat(self._lease))
+            self._beating(lambda: transitions.beat(self._lease))
             self._next_beat = now + BEAT_SECONDS
-        elif now - self._last_commit >= LOOK_SECONDS / 2:
-            self._insist(lambda: transitions.look(self._lease))
+        elif now - self._last_look >= LOOK_SECONDS / 2:
+            _insist(lambda: transitions.look(self._lease), self._fence_if_silent)
+            self._last_look = time.monotonic()
         if self._lease.cancels is not known:
             self._report_cancels()
         if cluster.stopping() and not self._stop_seen:
@@ -360,13 +383,17 @@ class Writer:
         cancels = self._lease.cancels
         self._post(CancelSeen(cancels.mode, frozenset(positions[pk] for pk in cancels.step_ids)))
 
-    def _insist(self, write: Callable[[], T]) -> T:
-        result = _insist(write, self._fence_if_silent)
-        self._last_commit = time.monotonic()
+    def _beating(self, write: Callable[[], T]) -> T:
+        """Make a change that raises the beat."""
+
+        def written() -> tuple[float, T]:
+            # Others may have seen the new beat from now on, not only when the answer is here.
+            return time.monotonic(), write()
+
+        self._last_beat, result = _insist(written, self._fence_if_silent)
+        self._last_look = time.monotonic()
         return result
 
     def _fence_if_silent(self) -> None:
-        """Another host may rescue the run by now. On SQLite only a dead process is rescued."""
-        silent = time.monotonic() - self._last_commit
-        if connection.vendor != "sqlite" and silent > SELF_FENCE_SECONDS:
+        if connection.vendor != "sqlite" and self._is_silent:
             raise FencedError(self._lease.run_id)

@@ -17,6 +17,7 @@ from enum import StrEnum
 from queue import Empty, SimpleQueue
 from typing import assert_never
 
+from . import crash_points
 from .cancellation import CancelReason, CancelToken
 from .executors import Call, ExecutorRegistry, step_key_prefix
 from .lanes import LaneState
@@ -160,7 +161,8 @@ class Coordinator:
             if progress.status is StepStatus.PENDING:
                 self._unsettled[progress.step.lane] += 1
                 if was.retry_in > 0:
-                    self._wait_for_retry(progress, was.retry_in)
+                    # The record has a wall clock's time, which may have been put back meanwhile.
+                    self._wait_for_retry(progress, min(was.retry_in, _backoff(progress)))
                 else:
                     lane.waiting.append(step)
         for progress, was in zip(self._steps, self._before, strict=True):
@@ -294,6 +296,7 @@ class Coordinator:
             # Its START took longer to be committed than the drain; it may not outlast that.
             self._stop(progress, CancelReason.SHUTDOWN)
         self._lanes[step.lane].slot_of(step.position).begin(self._executors.get(step.kind), call)
+        crash_points.passing("step_begun")
 
     def _cancel_unbegun(self, progress: Progress, was: StepStatus) -> None:
         """Nothing of the step ever ran, so it is CANCELLED without further proof."""
@@ -309,6 +312,7 @@ class Coordinator:
         self.post(Returned(call.step.position, call.attempt, outcome))
 
     def _on_returned(self, event: Returned) -> None:
+        crash_points.passing("step_returned")
         progress = self._steps[event.position]
         self._lanes[progress.step.lane].release(event.position)
         if progress.status is StepStatus.RUNNING and progress.attempt == event.attempt:
@@ -344,7 +348,7 @@ class Coordinator:
             return None
         if outcome.is_unproven or self._cancel_mode or progress.cancel_requested:
             return None
-        return step.backoff_seconds * float(2 ** (progress.attempt - 1))
+        return _backoff(progress)
 
     def _wait_for_retry(self, progress: Progress, seconds: float) -> None:
         """Back-off frees a slot of the pool, but holds the critical lane in its order."""
@@ -513,6 +517,11 @@ class Coordinator:
         self._finish(progress, outcome)
         if lane.has_no_slot_left:
             self._skip_rest_of_lane(progress, "no_slot_left")
+
+
+def _backoff(progress: Progress) -> float:
+    """Seconds between the attempt that was made last and the next one."""
+    return progress.step.backoff_seconds * float(2 ** max(0, progress.attempt - 1))
 
 
 _WORDS = {

@@ -7,8 +7,15 @@ compare-and-set. Lock order is always Batch, Run, StepRun.
 
 from __future__ import annotations
 
-from .cancels import ALREADY_FINAL, CANCELLED, CANCELLING, request_cancel_run, request_cancel_step
-from .creation import create_run, mark_hinted
+from .cancels import (
+    ALREADY_FINAL,
+    CANCELLED,
+    CANCELLING,
+    PROTECTED,
+    request_cancel_run,
+    request_cancel_step,
+)
+from .creation import create_run, mark_hinted, overdue_hints
 from .groups import Group, LogPiece, Recorded, record
 from .leases import CancelRequests, FencedError, Lease, beat, claim_run, look, read_cancel_requests
 from .rescues import WORKER_DIED, WORKER_LOST, rescue_run
@@ -18,6 +25,7 @@ __all__ = [
     "ALREADY_FINAL",
     "CANCELLED",
     "CANCELLING",
+    "PROTECTED",
     "WORKER_DIED",
     "WORKER_LOST",
     "CancelRequests",
@@ -32,6 +40,7 @@ __all__ = [
     "create_run",
     "look",
     "mark_hinted",
+    "overdue_hints",
     "read_cancel_requests",
     "record",
     "request_cancel_run",

@@ -13,6 +13,7 @@ from executions.models import CancelMode, Run, StepRun
 from .rows import cancel_pending, end, lock_active, settle
 
 ALREADY_FINAL, CANCELLING, CANCELLED = "already_final", "cancelling", "cancelled"
+PROTECTED = "protected"
 
 
 def request_cancel_run(run_id: int, *, by: str, note: str, mode: CancelMode) -> str:
@@ -43,13 +44,15 @@ def request_cancel_run(run_id: int, *, by: str, note: str, mode: CancelMode) -> 
 
 
 def request_cancel_step(step_run_id: int, *, by: str, note: str) -> str:
-    """Cancel one step run; as `request_cancel_run`."""
+    """Cancel one step run, as `request_cancel_run`; PROTECTED if it runs and may not be stopped."""
     run_id = StepRun.objects.values_list("run_id", flat=True).get(pk=step_run_id)
     with transaction.atomic():
         run = lock_active(run_id)
         this = StepRun.objects.filter(pk=step_run_id, finished_at=None)
         if run is None or not this.exists():
             return ALREADY_FINAL
+        if this.filter(protected=True, status=StepStatus.RUNNING).exists():
+            return PROTECTED
         this.filter(cancel_requested_at=None).update(
             cancel_requested_at=timezone.now(),
             cancel_requested_by=by,

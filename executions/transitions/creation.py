@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from datetime import timedelta
 
 from django.db import transaction
 from django.db.models import Q
@@ -64,7 +64,19 @@ def _step_run(run: Run, step: PlannedStep, step_id: int | None) -> StepRun:
     )
 
 
-def mark_hinted(run_id: int, *, before: Any) -> bool:
+def overdue_hints(age: timedelta) -> list[int]:
+    """The ids of runs that wait and whose last hint is older than `age`."""
+    waiting = Run.objects.queued().filter(_is_overdue(age))
+    return list(waiting.order_by("pk").values_list("pk", flat=True))
+
+
+def mark_hinted(run_id: int, *, age: timedelta) -> bool:
     """Whether this caller may hint the run; of several, one gets True. Not a change of the run."""
-    stale = Run.objects.queued().filter(Q(hinted_at=None) | Q(hinted_at__lt=before), pk=run_id)
-    return bool(stale.update(hinted_at=timezone.now()))
+    overdue = Run.objects.queued().filter(_is_overdue(age), pk=run_id)
+    return bool(overdue.update(hinted_at=timezone.now()))
+
+
+def _is_overdue(age: timedelta) -> Q:
+    """A hint of the future was sent before the clock was put back: nobody knows how old it is."""
+    now = timezone.now()
+    return Q(hinted_at=None) | Q(hinted_at__lt=now - age) | Q(hinted_at__gt=now)

@@ -15,6 +15,7 @@ from django.db import DEFAULT_DB_ALIAS, IntegrityError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 
+from executions.engine import crash_points
 from executions.engine.outcomes import MESSAGE_LIMIT
 from executions.engine.ports import End, Finish, HandBack, Start, Sweep
 from executions.engine.status import RunStatus, StepStatus
@@ -84,7 +85,7 @@ def _record(lease: Lease, group: Group, ids: Sequence[int]) -> Recorded:
     started = _permitted(group.starts, ids, cancels)
     connection = connections[DEFAULT_DB_ALIAS]
     with transaction.atomic(), _driver_cursor(connection) as cursor:
-        sequence = _lock(cursor, lease, _deltas(group, started), fruitful=bool(started))
+        sequence = _lock(cursor, lease, _deltas(group, started))
         if sequence != lease.sequence + 1:
             # Somebody wrote facts. The row is locked, so what is read now holds until the commit.
             cancels = read_cancel_requests(lease.run_id)
@@ -96,9 +97,20 @@ def _record(lease: Lease, group: Group, ids: Sequence[int]) -> Recorded:
         rows.sweep(group.sweeps)
         rows.log(group.logs)
         rows.progress(group.progress)
+        if started and lease.is_barren:
+            Run.objects.filter(pk=lease.run_id).update(barren_claims=0)
         if group.end is not None:
             _write_end(lease, group.end)
+        crash_points.passing("start_written", started)
+        crash_points.passing("finish_written", group.finishes)
+        crash_points.passing("end_written", isinstance(group.end, End))
+        crash_points.passing("hand_back_written", isinstance(group.end, HandBack))
+    crash_points.passing("start_committed", started)
+    crash_points.passing("finish_committed", group.finishes)
+    crash_points.passing("end_committed", isinstance(group.end, End))
+    crash_points.passing("hand_back_committed", isinstance(group.end, HandBack))
     lease.sequence, lease.cancels = sequence, cancels
+    lease.is_barren = lease.is_barren and not started
     refused = tuple(start for start in group.starts if start not in started)
     return Recorded(tuple(started), refused)
 
@@ -179,14 +191,14 @@ _LOCK = """UPDATE executions_run SET sequence = sequence + 1, beat = beat + 1,
     pending = pending + %s,
     running = running + %s, succeeded = succeeded + %s, failed = failed + %s,
     timed_out = timed_out + %s, cancelled = cancelled + %s, interrupted = interrupted + %s,
-    skipped = skipped + %s, barren_claims = barren_claims * %s
+    skipped = skipped + %s
     WHERE id = %s AND epoch = %s AND status = %s RETURNING sequence"""
 
 
-def _lock(cursor: Any, lease: Lease, deltas: Counter[StepStatus], *, fruitful: bool) -> int:
+def _lock(cursor: Any, lease: Lease, deltas: Counter[StepStatus]) -> int:
     """Raise the run's sequence under the lease, which locks the row until the commit."""
     key = [lease.run_id, lease.epoch, RunStatus.RUNNING.value]
-    cursor.execute(_native(_LOCK), [*counter_changes(deltas), 0 if fruitful else 1, *key])
+    cursor.execute(_native(_LOCK), [*counter_changes(deltas), *key])
     rows = cursor.fetchall()
     if not rows:
         raise FencedError(lease.run_id)

@@ -9,6 +9,7 @@ from django.db.models import F, Q
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
+from executions.engine import crash_points
 from executions.engine.status import RunStatus, StepStatus
 from executions.models import Run, StepRun
 from steps.models import Batch
@@ -41,6 +42,8 @@ class Lease:
     """The last change this worker knows of."""
     cancels: CancelRequests = CancelRequests()
     """As of `sequence`."""
+    is_barren: bool = True
+    """No START was committed under it so far."""
 
 
 def claim_run(run_id: int, holder: str) -> Lease | None:
@@ -72,13 +75,15 @@ def claim_run(run_id: int, holder: str) -> Lease | None:
         if run.barren_claims > BARREN_CLAIMS_ALLOWED:
             _give_up(run)
             return None
+        crash_points.passing("claim_written")
         return Lease(run.pk, run.epoch, run.sequence, read_cancel_requests(run.pk))
 
 
 def _batch_has_room(run: Run) -> bool:
     if run.batch_id is None:
         return True
-    batch = Batch.objects.select_for_update().get(pk=run.batch_id)
+    # Not the key: whoever writes a run twice holds the batch's key at its commit, after the run.
+    batch = Batch.objects.select_for_update(no_key=True).get(pk=run.batch_id)
     ahead = Run.objects.filter(batch_id=run.batch_id).filter(
         Q(status=RunStatus.RUNNING) | Q(status=RunStatus.QUEUED, pk__lt=run.pk)
     )
@@ -104,6 +109,7 @@ def beat(lease: Lease) -> None:
         cursor.execute(_BEAT, [lease.run_id, lease.epoch, RunStatus.RUNNING.value])
         if not cursor.rowcount:
             raise FencedError(lease.run_id)
+    crash_points.passing("beat_committed")
     look(lease)
 
 

@@ -8,6 +8,7 @@ from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 
+from executions.engine import crash_points
 from executions.engine.plan import PlannedStep
 from executions.engine.status import StepStatus
 from executions.models import Attempt, Run, StepRun
@@ -38,6 +39,8 @@ def rescue_run(run_id: int, *, epoch: int, beat: int, proven: bool) -> bool:
         _interrupt(run, proven=proven)
         if not end_if_settled(run):
             requeue(run, barren=True)
+        crash_points.passing("rescue_written")
+    crash_points.passing("rescue_committed")
     return True
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
+import signal
 import subprocess
 import threading
 import time
@@ -23,6 +25,7 @@ from executions.engine.executors import step_key_prefix
 from executions.engine.plan import RunOptions
 from executions.engine.ports import Start
 from executions.engine.status import RunStatus, StepStatus
+from executions.identity import boot_id
 from executions.inline import execute_steps
 from executions.models import AuditEntry, CancelMode, Run, RunInput
 from executions.rescue import SILENCE_SECONDS, Rescuer
@@ -445,6 +448,35 @@ def test_what_the_database_refuses_is_not_repeated_for_ever(
     assert statuses(run) == {"A": "interrupted"}
 
 
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="on one machine a death is seen")
+def test_a_worker_stops_its_steps_before_another_host_takes_the_run(
+    define: Callable[..., Step], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while the thread that should beat hangs in a call to the database."""
+    stopped, answers = threading.Event(), threading.Event()
+
+    def work(ctx: Any) -> None:
+        try:
+            ctx.sleep(60)
+        finally:
+            stopped.set()
+
+    def hang(lease: Any) -> None:
+        answers.wait(DEADLINE)
+        raise OperationalError("the connection is closed")
+
+    monkeypatch.setattr(worker, "SELF_FENCE_SECONDS", 0.5)
+    monkeypatch.setattr(transitions, "beat", hang)
+    monkeypatch.setattr(transitions, "look", hang)
+    run = started(make_batch(define("A", work)))
+    thread = in_thread(lambda: worker.execute(run.pk))
+    assert stopped.wait(DEADLINE)
+    assert statuses(run) == {"A": "running"}, "nobody could say so yet"
+    answers.set()
+    join(thread)
+    assert statuses(run) == {"A": "interrupted"}
+
+
 @pytest.mark.postgres
 def test_a_run_survives_the_death_of_its_connections(define: Callable[..., Step]) -> None:
     """However often a server ends them: every step starts once and none is lost."""
@@ -470,6 +502,47 @@ def test_a_run_survives_the_death_of_its_connections(define: Callable[..., Step]
     assert set(statuses(run).values()) == {"succeeded"}
     run.refresh_from_db()
     assert (run.status, run.succeeded) == (RunStatus.SUCCEEDED, 60)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_cancel_at_any_moment_gives_each_step_one_end(
+    seed: int, define: Callable[..., Step]
+) -> None:
+    """Queued, claimed, in the first or last millisecond of a step, in back-off, after the end."""
+    dice = random.Random(seed)
+    begun: list[str] = []
+
+    def work(ctx: Any) -> None:
+        begun.append(ctx.name)
+        ctx.sleep(0.005)
+        if ctx.name == "Flaky":
+            raise ValueError
+
+    safe = {"retry_safe": True, "attempts": 3, "backoff_seconds": 0.005}
+    steps = [define(name, work) for name in ("C1", "C2", "P1", "P2", "P3")]
+    batch = make_batch(*steps, define("Flaky", work, **safe), critical=("C1", "C2"), pool_width=2)
+    run = started(batch)
+    one = run.step_runs.get(position=dice.randrange(6)).pk
+    thread = in_thread(lambda: worker.execute(run.pk))
+    pause = threading.Event()
+    for _ in range(2):
+        pause.wait(dice.uniform(0, 0.06))
+        if dice.random() < 0.5:
+            actions.cancel_step(one, actor=ADA)
+        else:
+            actions.cancel_run(run.pk, actor=ADA, mode=dice.choice(CancelMode.values))
+    join(thread)
+    run.refresh_from_db()
+    assert run.is_final
+    assert set(statuses(run).values()) <= {"succeeded", "failed", "cancelled", "skipped"}
+    for step_run in run.step_runs.all():
+        if step_run.status == StepStatus.CANCELLED:
+            assert step_run.reason in {"run_cancelled", "step_cancelled"}
+        if step_run.started_at and (asked := step_run.cancel_requested_at):
+            assert step_run.started_at < asked, "started after the request"
+        if step_run.started_at and (asked := run.cancel_requested_at):
+            assert step_run.started_at < asked, "started after the request"
+        assert begun.count(step_run.name) <= step_run.attempt
 
 
 # ---- rescue -------------------------------------------------------------------------------------
@@ -506,8 +579,7 @@ def test_a_rescue_waits_for_what_the_dead_worker_ran(define: Callable[..., Step]
         rescuer.sweep()
         run.refresh_from_db()
         assert run.status == RunStatus.RUNNING
-        clock.now += SILENCE_SECONDS
-        rescuer.sweep()
+        sweep_for(SILENCE_SECONDS, rescuer, clock)
         assert run.step_runs.get().reason == transitions.WORKER_LOST
         left.kill()
 
@@ -526,17 +598,70 @@ def test_one_unreadable_holder_does_not_stop_the_rescue_of_others(
     assert dead.status == RunStatus.QUEUED
 
 
-def test_a_living_holder_keeps_its_run(define: Callable[..., Step]) -> None:
-    """However long it is silent: on one host only a death counts."""
+def test_a_living_holder_that_beats_keeps_its_run(define: Callable[..., Step]) -> None:
     clock = FakeClock()
     run = started(make_batch(define("A", lambda ctx: None)))
-    assert transitions.claim_run(run.pk, worker.process_identity()) is not None
+    lease = transitions.claim_run(run.pk, worker.process_identity())
+    assert lease is not None
     rescuer = Rescuer(clock)
-    rescuer.sweep()
-    clock.now += 10 * SILENCE_SECONDS
+    for _ in range(5):
+        sweep_for(SILENCE_SECONDS - 2, rescuer, clock)
+        transitions.beat(lease)
+    run.refresh_from_db()
+    assert run.status == RunStatus.RUNNING
+
+
+def test_a_holder_of_another_cluster_that_hangs_loses_its_run(define: Callable[..., Step]) -> None:
+    """It lives, so what it ran may still run: nothing of it is tried again."""
+    clock = FakeClock()
+    run = started(make_batch(define("A", lambda ctx: None, retry_safe=True)))
+    lease = transitions.claim_run(run.pk, worker.process_identity(os.getppid()))
+    assert lease is not None
+    ids = list(run.step_runs.values_list("pk", flat=True))
+    transitions.record(lease, transitions.Group(starts=[Start(0, 1, 1)]), ids)
+    sweep_for(SILENCE_SECONDS + 1, Rescuer(clock), clock)
+    assert run.step_runs.get().reason == transitions.WORKER_LOST
+    with pytest.raises(transitions.FencedError):
+        transitions.beat(lease)
+
+
+def test_an_own_process_that_hangs_is_ended(define: Callable[..., Step]) -> None:
+    """As one does whose step never lets go of the interpreter. Dead, it is no riddle any more."""
+    clock = FakeClock()
+    run = started(make_batch(define("A", lambda ctx: None)))
+    with subprocess.Popen(["sleep", "60"]) as hung:
+        assert transitions.claim_run(run.pk, worker.process_identity(hung.pid)) is not None
+        rescuer = Rescuer(clock)
+        sweep_for(SILENCE_SECONDS + 1, rescuer, clock)
+        assert hung.wait(30) == -signal.SIGKILL
+    sweep_for(1, rescuer, clock)
+    run.refresh_from_db()
+    assert run.status == RunStatus.QUEUED
+
+
+def test_a_rescuer_that_was_held_up_itself_believes_nothing(define: Callable[..., Step]) -> None:
+    """A machine that stood still for a minute silences everybody, and nobody died."""
+    clock = FakeClock()
+    run = started(make_batch(define("A", lambda ctx: None)))
+    assert transitions.claim_run(run.pk, f"elsewhere|{boot_id()}|another container|2|3") is not None
+    rescuer = Rescuer(clock)
+    for _ in range(3):
+        sweep_for(SILENCE_SECONDS - 1, rescuer, clock)
+        clock.now += 60
     rescuer.sweep()
     run.refresh_from_db()
     assert run.status == RunStatus.RUNNING
+
+
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="a shared database has many machines")
+def test_an_earlier_boot_is_proof_where_one_machine_has_the_database(
+    define: Callable[..., Step],
+) -> None:
+    run = started(make_batch(define("A", lambda ctx: None)))
+    assert transitions.claim_run(run.pk, "here|earlier|1|2|3") is not None
+    Rescuer().sweep()
+    run.refresh_from_db()
+    assert run.status == RunStatus.QUEUED
 
 
 class FakeClock:
@@ -547,23 +672,28 @@ class FakeClock:
         return self.now
 
 
+def sweep_for(seconds: float, rescuer: Rescuer, clock: FakeClock) -> None:
+    """Sweep once a second, as a worker does."""
+    end = clock.now + seconds
+    rescuer.sweep()
+    while clock.now < end:
+        clock.now += 1
+        rescuer.sweep()
+
+
 def test_a_silent_holder_elsewhere_is_rescued_after_its_time(define: Callable[..., Step]) -> None:
     """Its beat must stand still for the whole time, by the rescuer's own clock."""
     clock = FakeClock()
     run = started(make_batch(define("A", lambda ctx: None)))
-    lease = transitions.claim_run(run.pk, "elsewhere|boot|1|2")
+    lease = transitions.claim_run(run.pk, f"elsewhere|{boot_id()}|another container|2|3")
     assert lease is not None
     rescuer = Rescuer(clock)
-    rescuer.sweep()
-    clock.now += SILENCE_SECONDS - 1
+    sweep_for(SILENCE_SECONDS - 1, rescuer, clock)
     transitions.beat(lease)
-    rescuer.sweep()
-    clock.now += SILENCE_SECONDS - 1
-    rescuer.sweep()
+    sweep_for(SILENCE_SECONDS - 1, rescuer, clock)
     run.refresh_from_db()
     assert run.status == RunStatus.RUNNING
-    clock.now += 2
-    rescuer.sweep()
+    sweep_for(2, rescuer, clock)
     run.refresh_from_db()
     assert run.status == RunStatus.QUEUED
 
@@ -585,6 +715,11 @@ def test_a_run_without_a_hint_is_hinted_again(
     rescuer.sweep()
     rescuer.sweep()
     assert hinted == [run.pk] * 3
+    # The clock was put back since.
+    Run.objects.update(hinted_at=timezone.now() + timedelta(days=1))
+    rescuer.sweep()
+    rescuer.sweep()
+    assert hinted == [run.pk] * 4
 
 
 def test_cancel_all_reaches_every_active_run(define: Callable[..., Step]) -> None:

@@ -372,6 +372,15 @@ def test_shut_down_keeps_what_is_safe_to_try_again() -> None:
     assert isinstance(world.log[-1], HandBack)
 
 
+def test_a_clock_that_was_put_back_does_not_prolong_a_back_off() -> None:
+    """The record says when to try again by a wall clock, whose hours need not be true."""
+    step = pooled("late", retry_safe=True, attempts=3, backoff_seconds=0.01)
+    before = [Before(StepStatus.PENDING, attempt=1, retry_in=86_400.0)]
+    world = World(make_plan(step), before=before)
+    assert world.run() is Result.ENDED
+    assert world.by_name() == {"late": "succeeded"}
+
+
 def test_a_fenced_coordinator_stops_everything_and_writes_nothing() -> None:
     """After the fence no change reaches the journal."""
     world = World(make_plan(critical("c1"), critical("c2")), {"c1": until_cancelled})
