@@ -28,7 +28,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 DEADLINE = 20.0
 SUCCEEDED = Outcome(status=StepStatus.SUCCEEDED)
 FAILED = Outcome(status=StepStatus.FAILED, reason="exception", message="it broke")
-HOLDER = "host|boot|1|2"
+HOLDER = "host|boot|namespace|1|2"
 
 
 def make_run(
@@ -355,6 +355,34 @@ def test_a_run_whose_workers_keep_dying_is_given_up() -> None:
     assert (run.status, run.reason) == (RunStatus.FAILED, "worker_keeps_dying")
 
 
+def test_only_a_start_that_is_committed_counts_against_giving_up() -> None:
+    """One that a cancel request kept from happening brought the run no further."""
+    run = make_run("a", "b")
+    for _ in range(2):
+        lease, ids = claim(run)
+        transitions.request_cancel_step(ids[0], by="ada", note="")
+        assert transitions.record(lease, Group(starts=[Start(0, 1, 1)]), ids).refused
+        run.refresh_from_db()
+        assert transitions.rescue_run(run.pk, epoch=run.epoch, beat=run.beat, proven=True)
+    run.refresh_from_db()
+    assert run.barren_claims == 2
+    lease, ids = claim(run)
+    assert transitions.record(lease, Group(starts=[Start(1, 1, 1)]), ids).started
+    run.refresh_from_db()
+    assert run.barren_claims == 0
+
+
+def test_a_protected_step_that_runs_takes_no_request() -> None:
+    """Decided where the run is locked: it may have started since anybody looked."""
+    run = make_run("a", "b", protected=True)
+    lease, ids = claim(run)
+    transitions.record(lease, Group(starts=[Start(0, 1, 1)]), ids)
+    results = [transitions.request_cancel_step(pk, by="ada", note="") for pk in ids]
+    assert results == [transitions.PROTECTED, transitions.CANCELLING]
+    asked = dict(run.step_runs.values_list("name", "cancel_requested_by"))
+    assert asked == {"a": "", "b": "ada"}
+
+
 def test_runs_of_a_batch_wait_for_each_other_in_order() -> None:
     """With `max_active_runs` 1 the second waits for the first, and the third for the second."""
     batch = Batch.objects.create(slug="nightly", name="Nightly", max_active_runs=1)
@@ -407,7 +435,8 @@ def test_of_many_claims_one_wins(number: int) -> None:
 @pytest.mark.parametrize("number", range(5))
 def test_a_cancel_against_a_claim(number: int) -> None:
     """Either the run never starts, or its holder finds the request."""
-    run = make_run("a", "b")
+    batch = Batch.objects.create(slug="nightly", name="Nightly", max_active_runs=1)
+    run = make_run("a", "b", batch=batch)
     lease, result = at_once(
         lambda: transitions.claim_run(run.pk, HOLDER),
         lambda: transitions.request_cancel_run(run.pk, by="ada", note="", mode=CancelMode.STOP),
