@@ -12,7 +12,7 @@ CODE := stepsite steps executions manage.py
 TEMPLATES = $(shell find templates -name '*.html')
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-postgres check lint bench fmt screenshots constraints clean
+.PHONY: help run install test test-postgres check lint bench chaos fmt screenshots constraints clean
 .PHONY: dev chromium
 
 help: ## list these commands
@@ -45,6 +45,14 @@ lint: dev ## format, lint, types, import contracts, templates, migrations
 
 bench: dev chromium ## measure engine and waiting times beside the limits of this machine
 	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+chaos: dev chromium ## hurt real sites in every known way and count; only kills with ARGS="--seed 7"
+	@$(BIN)/python -m tests.chaos $(ARGS)
+ifeq ($(strip $(ARGS)),)
+	$(BIN)/python -m pytest -m chaos -s tests/faults tests/torture
+	HYPOTHESIS_PROFILE=chaos $(BIN)/python -m pytest tests/unit/test_protocol_explorer.py \
+		tests/integration/test_lifecycle_machine.py
+endif
 
 fmt: dev ## format code and templates
 	$(BIN)/ruff check --fix .

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import wraps
@@ -12,10 +11,12 @@ from django.db import OperationalError
 from django.http import HttpRequest, HttpResponse
 
 from steps import values
+from steps.json_text import RepeatedKey, read_json
 from steps.models import Batch
 from steps.selection import SelectionError
 
 from . import actions, queries
+from . import forecast as forecasts
 from .actions import Actor, PlanChangedError, ProtectedError
 from .answers import FieldError, Refusal, answer, refusal, refused, uncached
 from .engine.plan import Plan, PlannedStep, RunOptions
@@ -105,6 +106,11 @@ def run(request: HttpRequest, run_id: int) -> HttpResponse:
 @endpoint(GET=VIEW_RUN)
 def changes(request: HttpRequest, run_id: int) -> HttpResponse:
     return answer(queries.changes_after(run_id, _number(request, "after") or 0))
+
+
+@endpoint(GET=VIEW_RUN)
+def forecast(request: HttpRequest, run_id: int) -> HttpResponse:
+    return answer({"steps": forecasts.forecast(Run.objects.get(pk=run_id))})
 
 
 @endpoint(GET=VIEW_RUN)
@@ -270,16 +276,9 @@ def _option_problems(given: Any) -> dict[str, str]:
 
 @endpoint(POST=CANCEL_RUN)
 def cancel_run(request: HttpRequest, run_id: int) -> HttpResponse:
-    body = _body(request, ("note", "mode"))
-    mode = body.get("mode", CancelMode.STOP.value)
-    problems = _note_problems(body)
-    if problem := values.choice_problem(mode, tuple(CancelMode.values)):
-        problems["mode"] = problem
-    if problems:
-        raise Refusal(400, *_field_errors(problems))
+    asked = _cancel_request(request)
     Run.objects.only("pk").get(pk=run_id)
-    status = actions.cancel_run(run_id, actor=_actor(request), note=body.get("note", ""), mode=mode)
-    return _cancelled(status, run_id)
+    return _cancelled(actions.cancel_run(run_id, actor=_actor(request), **asked), run_id)
 
 
 @endpoint(POST=CANCEL_RUN)
@@ -295,8 +294,20 @@ def cancel_step(request: HttpRequest, step_run_id: int) -> HttpResponse:
 
 @endpoint(POST=CANCEL_RUN)
 def cancel_all(request: HttpRequest) -> HttpResponse:
-    note = _note(request)
-    return answer({"cancelled": actions.cancel_all(actor=_actor(request), note=note)}, 202)
+    asked = _cancel_request(request)
+    return answer({"cancelled": actions.cancel_all(actor=_actor(request), **asked)}, 202)
+
+
+def _cancel_request(request: HttpRequest) -> dict[str, str]:
+    """Note and mode of a cancel of runs. Raises `Refusal` with every problem."""
+    body = _body(request, ("note", "mode"))
+    mode = body.get("mode", CancelMode.STOP.value)
+    problems = _note_problems(body)
+    if problem := values.choice_problem(mode, tuple(CancelMode.values)):
+        problems["mode"] = problem
+    if problems:
+        raise Refusal(400, *_field_errors(problems))
+    return {"note": body.get("note", ""), "mode": mode}
 
 
 def _cancelled(status: str, run_id: int) -> HttpResponse:
@@ -332,13 +343,15 @@ def _body(request: HttpRequest, fields: Collection[str]) -> Body:
     if request.content_type != "application/json":
         _refuse("", "must be JSON, sent as Content-Type: application/json", status=415)
     try:
-        body = json.loads(text)
+        body = read_json(text)
     except RecursionError:
         _refuse("", f"must not be nested deeper than {values.JSON_DEPTH} levels")
     except ValueError as error:
         _refuse("", f"must be JSON: {error}")
     if not isinstance(body, dict):
         _refuse("", "must be a JSON object")
+    if isinstance(body, RepeatedKey):
+        _refuse(body.key, "must not be given twice")
     if unknown := body.keys() - set(fields):
         raise Refusal(400, *_field_errors({name: _not_one_of(fields) for name in unknown}))
     bad = {name: problem for name, item in body.items() if (problem := values.json_problem(item))}

@@ -26,6 +26,8 @@ from django_q.models import OrmQ
 from django_q.signing import BadSignature
 from django_q.status import Stat
 
+from .engine import crash_points
+
 logger = logging.getLogger(__name__)
 
 OUTAGE_PAUSE_SECONDS = 1.0
@@ -95,6 +97,7 @@ class HintBroker(Broker):  # type: ignore[misc]
             return None
         if payload is None:
             return None
+        crash_points.passing("hint_taken")
         if self.on_take is not None:
             self.on_take()
         return [(None, payload)]
@@ -161,26 +164,18 @@ class RedisBroker(HintBroker):
 
         self.outages = (redis.RedisError,)
         super().__init__(f"stepsite:{list_key or Conf.CLUSTER_NAME}:hints")
+        # The wait in `_take` is no silence of the server, so it takes another client.
+        self._waiting = _redis_client(silence_seconds=2 * REDIS_TIMEOUT_SECONDS)
 
     @staticmethod
     def get_connection(list_key: str | None = None) -> Any:
-        from redis import Redis
-        from redis.backoff import NoBackoff
-        from redis.retry import Retry
-
-        return Redis.from_url(
-            Conf.REDIS,
-            socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
-            # Longer than the wait in `_take`, which is no silence of the server.
-            socket_timeout=2 * REDIS_TIMEOUT_SECONDS,
-            retry=Retry(NoBackoff(), 0),
-        )
+        return _redis_client(silence_seconds=REDIS_TIMEOUT_SECONDS)
 
     def enqueue(self, task: str) -> int:
         return int(self.connection.rpush(self.list_key, task))
 
     def _take(self) -> bytes | None:
-        found = self.connection.blpop([self.list_key], timeout=REDIS_TIMEOUT_SECONDS)
+        found = self._waiting.blpop([self.list_key], timeout=REDIS_TIMEOUT_SECONDS)
         return found[1] if found else None
 
     def queue_size(self) -> int:
@@ -200,6 +195,19 @@ class RedisBroker(HintBroker):
 
     def info(self) -> str:
         return "Redis"
+
+
+def _redis_client(*, silence_seconds: float) -> Any:
+    from redis import Redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    return Redis.from_url(
+        Conf.REDIS,
+        socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
+        socket_timeout=silence_seconds,
+        retry=Retry(NoBackoff(), 0),
+    )
 
 
 @cache

@@ -36,7 +36,7 @@ from django_q.signals import post_execute_in_worker, post_spawn, pre_execute
 from . import lifeline
 from .broker import JsonSerializer, broker
 from .conf import conf
-from .engine.processes import become_subreaper, kill_level
+from .engine.processes import become_subreaper, kill_level, use_namespaces
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +79,8 @@ class Board:
 
     def on_spawn(self, **_: Any) -> None:
         become_subreaper()
+        if conf.PID_NAMESPACES:
+            use_namespaces()
         self.kill_level.value = kill_level().encode()
 
     def on_execute(self, **_: Any) -> None:

@@ -28,6 +28,9 @@ class Settings:
     CONTEXT_LIMIT_BYTES: int = 1024 * 1024
     """Of the context of a run, as JSON."""
 
+    PID_NAMESPACES: bool = False
+    """Whether every command gets a PID namespace of its own, where the host allows it."""
+
     SECRET_PREFIX: str = "STEPSITE_SECRET_"  # noqa: S105  (it names secrets, it is none)
     """Environment variables of a worker that start so are the secrets that steps may ask for."""
 

@@ -19,6 +19,7 @@ from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
 from django.contrib import auth
 from django.contrib.auth.models import AbstractBaseUser
+from django.db import DatabaseError, InterfaceError
 from django.utils.crypto import constant_time_compare
 
 from .models import Run
@@ -51,7 +52,12 @@ class LiveConsumer(AsyncWebsocketConsumer):
         await getattr(self, message["type"].replace(".", "_"))(message)
 
     async def connect(self) -> None:
-        if await database_sync_to_async(self._refusal)() is not None:
+        try:
+            reason = await database_sync_to_async(self._refusal)()
+        except (DatabaseError, InterfaceError) as error:
+            logger.warning("A live view cannot be opened: %s", str(error).partition("\n")[0])
+            raise DenyConnection from error
+        if reason is not None:
             raise DenyConnection
         await self.accept()
         self._relay = current_relay()

@@ -24,6 +24,7 @@ from steps.registry import registry
 
 from .broker import broker
 from .conf import conf
+from .engine.namespaces import are_possible
 from .engine.processes import KillLevel, become_subreaper, kill_level
 from .models import Worker
 
@@ -189,9 +190,18 @@ def _kill_level() -> Finding:
     levels = {worker.kill_level for worker in _alive() if worker.kill_level}
     if not levels:
         become_subreaper()
-        levels = {str(kill_level())}
+        possible = conf.PID_NAMESPACES and are_possible()
+        levels = {str(KillLevel.PID_NAMESPACE if possible else kill_level())}
     text = ", ".join(sorted(levels))
-    if levels == {KillLevel.SUBREAPER}:
+    if conf.PID_NAMESPACES and levels != {KillLevel.PID_NAMESPACE}:
+        return warning(
+            "kill level",
+            f"{text}, although PID_NAMESPACES asks for {KillLevel.PID_NAMESPACE}",
+            "Restart the workers, as root or where users may make namespaces "
+            "(sysctl user.max_user_namespaces and user.max_pid_namespaces; in a container "
+            "CAP_SYS_ADMIN), or set PID_NAMESPACES to False.",
+        )
+    if levels <= {KillLevel.SUBREAPER, KillLevel.PID_NAMESPACE}:
         return good("kill level", f"{text}: nothing of a step outlives its end")
     return warning(
         "kill level",

@@ -125,11 +125,16 @@ def _plain_number(number: float | None) -> str | None:
     return None if number is None else f"{number:.12g}"
 
 
-class CancelForm(forms.Form):
-    """How far a cancel goes, and why."""
+class CancelStepForm(forms.Form):
+    """Why a step is cancelled."""
+
+    note = forms.CharField(max_length=500, required=False)
+
+
+class CancelForm(CancelStepForm):
+    """How far a cancel of runs goes, and why."""
 
     mode = forms.ChoiceField(choices=CancelMode.choices, required=False)
-    note = forms.CharField(max_length=500, required=False)
 
     def clean_mode(self) -> str:
         return self.cleaned_data["mode"] or CancelMode.STOP.value

@@ -72,6 +72,11 @@ class ProcessIdentity:
         return self.is_visible and start_time(self.pid) != self.started
 
     @property
+    def is_gone(self) -> bool:
+        """Whether it is proven dead, and no other process has its pid."""
+        return self.is_visible and not start_time(self.pid)
+
+    @property
     def is_of_another_boot(self) -> bool:
         """Whether it ran on another machine, or on this one before it was started anew."""
         return bool(self.boot and boot_id()) and self.boot != boot_id()

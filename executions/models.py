@@ -174,6 +174,13 @@ class Run(CancelFacts):
         return RunStatus(self.status) in FINAL_RUN_STATUSES
 
     @property
+    def held_by(self) -> tuple[str, int] | None:
+        """Host and pid of the process that runs or ran it; None if nobody ever took it."""
+        parts = self.holder.split("|")
+        is_known = len(parts) > 2 and parts[-2].isdecimal()
+        return (parts[0], int(parts[-2])) if is_known else None
+
+    @property
     def is_cancelling(self) -> bool:
         return not self.is_final and self.cancel_requested_at is not None
 

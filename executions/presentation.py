@@ -7,11 +7,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from .engine.plan import Lane, PoolStart
 from .engine.status import FINAL_STEP_STATUSES, RunStatus, StepStatus
-from .models import CancelMode, Run, StepRun
+from .models import CancelFacts, CancelMode, Run, StepRun
 
+RUN_CANCELLED = "run_cancelled"
+"""The reason of steps that a cancel of their run ended or prevented."""
 CANCELLING = "cancelling"
 """Shown while a cancel was asked for and is not proven; never stored."""
 
@@ -90,6 +93,33 @@ def step_shown(step: StepRun, run: Run) -> str:
     if step.status != StepStatus.RUNNING or step.protected:
         return step.status
     return CANCELLING if asked or stops_running_steps(run) else step.status
+
+
+def stopping_in_words(run: Run) -> str:
+    """How far a cancel of the run has come: `draining: 2 steps still running`; else empty."""
+    if not run.is_cancelling:
+        return ""
+    verb = "stopping" if stops_running_steps(run) else "draining"
+    return f"{verb}: {steps_in_words(run.running)} still running"
+
+
+def activity(run: Run) -> str:
+    """What a cancel of this active run would meet: `2 steps running, 5 pending`."""
+    if run.status == RunStatus.QUEUED:
+        return f"queued, {steps_in_words(run.pending)} pending"
+    rest = f", {run.pending:,} pending" if run.pending else ""
+    return f"{steps_in_words(run.running)} running{rest}"
+
+
+def steps_in_words(number: int) -> str:
+    return f"{number:,} step{'' if number == 1 else 's'}"
+
+
+def cancelled_in_words(runs: int) -> str:
+    """The answer to a request to cancel everything."""
+    if not runs:
+        return "No run was active any more."
+    return f"The cancel reached {runs:,} run{'' if runs == 1 else 's'}."
 
 
 def counts(run: Run) -> dict[str, int]:
@@ -201,25 +231,131 @@ NAMED_CONSEQUENCES = 6
 """Steps that are named for each consequence."""
 
 
+def consequence_of(kind: str, *, protected: bool) -> str:
+    """What a cancel does to a running step, as far as its kind tells."""
+    return PROTECTED_CONSEQUENCE if protected else CONSEQUENCES.get(kind, OTHER_CONSEQUENCE)
+
+
 @dataclass(frozen=True, slots=True)
 class Consequence:
     """What a cancel does to some of the running steps; follows their names and a colon."""
 
-    names: list[str]
+    names: list[tuple[str, str]]
+    """Name and, in words, the number of its processes; that is empty if it is not known."""
     unnamed: int
     text: str
 
 
-def consequences(steps: Iterable[StepRun]) -> list[Consequence]:
-    """What a cancel does to each of the running `steps`, those of one fate together."""
-    names: dict[str, list[str]] = {}
-    for step in steps:
-        text = CONSEQUENCES.get(step.kind, OTHER_CONSEQUENCE)
-        names.setdefault(PROTECTED_CONSEQUENCE if step.protected else text, []).append(step.name)
+def consequences(fates: Iterable[tuple[str, str, int | None]]) -> list[Consequence]:
+    """What a cancel does, by name, sentence and number of processes; those of one fate together."""
+    names: dict[str, list[tuple[str, str]]] = {}
+    for name, text, processes in fates:
+        names.setdefault(text, []).append((name, processes_in_words(processes)))
     return [
         Consequence(fated[:NAMED_CONSEQUENCES], max(0, len(fated) - NAMED_CONSEQUENCES), text)
         for text, fated in names.items()
     ]
+
+
+def processes_in_words(number: int | None) -> str:
+    return "" if number is None else f"{number} process{'' if number == 1 else 'es'}"
+
+
+# ---- receipts -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Receipt:
+    """What is known of the end that a step was brought to, or will be."""
+
+    by: str = ""
+    """Who asked; empty if nobody did."""
+    at: datetime | None = None
+    note: str = ""
+    text: str = ""
+    """What was done, and what came of it."""
+    doubt: str = ""
+    """What is not proven, and what to do about it."""
+
+
+def receipt(step: StepRun, run: Run) -> Receipt | None:
+    """The receipt of a step that was asked to stop or had to be ended; None for all others."""
+    asked: CancelFacts | None = None
+    if step.cancel_requested_at is not None:
+        asked = step
+    elif step.reason == RUN_CANCELLED or step_shown(step, run) == CANCELLING:
+        asked = run
+    timed_out = step.status == StepStatus.TIMED_OUT
+    if not (asked or timed_out or step.receipt or step.abandoned_at):
+        return None
+    text = _ending(step, asked)
+    facts = {} if asked is None or timed_out else _facts(asked)
+    return Receipt(**facts, text=text, doubt=_doubt(step, run))
+
+
+def message_beside(receipt: Receipt | None, step: StepRun) -> str:
+    """The message of a step, unless its receipt tells the same and more."""
+    ended = step.status in (StepStatus.CANCELLED, StepStatus.TIMED_OUT)
+    return "" if receipt and (ended or step.abandoned_at) else step.message
+
+
+def _facts(asked: CancelFacts) -> dict[str, Any]:
+    return {
+        "by": asked.cancel_requested_by,
+        "at": asked.cancel_requested_at,
+        "note": asked.cancel_note,
+    }
+
+
+def _ending(step: StepRun, asked: CancelFacts | None) -> str:
+    if step.finished_at is None:
+        return "Asked to stop; shown as cancelled when that is proven."
+    if step.started_at is None:
+        return "It had not started."
+    limit = f"Its limit of {timeout_in_words(step.timeout_seconds)} was reached. "
+    before = limit if step.status == StepStatus.TIMED_OUT else ""
+    if step.receipt:
+        return before + _killing(step.receipt)
+    if step.status == StepStatus.TIMED_OUT or asked is None or asked.cancel_requested_at is None:
+        return before.strip()
+    later = duration_in_words((step.finished_at - asked.cancel_requested_at).total_seconds())
+    if step.status == StepStatus.CANCELLED:
+        return f"Cancelled {later} later."
+    own_end = step.status in (StepStatus.SUCCEEDED, StepStatus.FAILED)
+    return f"It came to its own end first, {later} after the request." if own_end else ""
+
+
+def _killing(receipt: Mapping[str, Any]) -> str:
+    left = "It ended by itself and left something running. " if receipt.get("after_exit") else ""
+    signals = ", then ".join(receipt.get("signals", ()))
+    whom = processes_in_words(receipt.get("processes"))
+    after = duration_in_words(receipt.get("seconds", 0.0))
+    none = "none left" if receipt.get("proven_empty") else "not proven that none is left"
+    level = receipt.get("kill_level", "unknown")
+    if not signals:
+        return f"No process of it was left to be ended. Kill level: {level}."
+    return f"{left}{signals} to {whom}; {none} after {after}. Kill level: {level}."
+
+
+def _doubt(step: StepRun, run: Run) -> str:
+    host, pid = run.held_by or ("its host", 0)
+    if step.abandoned_at is not None:
+        lane = f"slot {step.slot} of {run.pool_width}" if step.slot else "the critical lane"
+        until = f"keeps {lane} until it returns"
+        if run.is_final:
+            until = "ends when that process is replaced"
+        return (
+            f"It did not return when asked and may still be running in worker process {pid} on "
+            f"{host}; it {until}. Look at what it did before you run it again."
+        )
+    if step.receipt and not step.receipt.get("proven_empty"):
+        pids = ",".join(map(str, step.receipt.get("unknown_pids", ())))
+        look = f"ps -fp {pids}" if pids else f"grep -ls STEPSITE_STEP={run.pk}: /proc/*/environ"
+        return (
+            f"Something of it may still be running. Look on {host} with “{look}” and end what "
+            "belongs to this step before you run it again."
+        )
+    return ""
 
 
 def duration_in_words(seconds: float) -> str:

@@ -27,9 +27,11 @@ MUTABLE_COLUMNS = (
     "abandoned_at",
     "cancel_requested_at",
     "cancel_requested_by",
+    "cancel_note",
     "reason",
     "message",
     "exit_code",
+    "receipt",
     "progress",
     "log_size",
 )
@@ -77,6 +79,11 @@ class BatchRef(TypedDict):
     name: str
 
 
+class WorkerRef(TypedDict):
+    host: str
+    pid: int
+
+
 class RunObject(TypedDict):
     """A run without its steps. Times are ISO 8601 in UTC, or null."""
 
@@ -99,6 +106,8 @@ class RunObject(TypedDict):
     queued_at: str | None
     started_at: str | None
     finished_at: str | None
+    worker: WorkerRef | None
+    """The process that runs or ran it; null while it waits."""
     waiting: str
     """Why it is still queued; empty if it is not, or if a worker is about to take it."""
 

@@ -25,7 +25,7 @@ from .conf import conf
 from .engine.plan import Lane, Plan
 from .engine.status import ACTIVE_RUN_STATUSES, FINAL_STEP_STATUSES, RunStatus, StepStatus
 from .models import LogChunk, Run, StepRun, Worker
-from .protocol import Changes, Resync, RunObject, Snapshot, Table, Workers, iso
+from .protocol import Changes, Resync, RunObject, Snapshot, Table, WorkerRef, Workers, iso
 
 TABLE_LIMIT = 200
 """Active runs that the dashboard lists."""
@@ -128,8 +128,16 @@ def _run_object(run: Run, waiting: str) -> RunObject:
         "queued_at": iso(run.queued_at),
         "started_at": iso(run.started_at),
         "finished_at": iso(run.finished_at),
+        "worker": _worker(run),
         "waiting": waiting,
     }
+
+
+def _worker(run: Run) -> WorkerRef | None:
+    if run.held_by is None:
+        return None
+    host, pid = run.held_by
+    return {"host": host, "pid": pid}
 
 
 def active_runs() -> Table:

@@ -11,6 +11,7 @@ from django.db import DatabaseError, InterfaceError, close_old_connections, conn
 from django.utils import timezone
 
 from . import cluster
+from .engine import crash_points
 from .identity import process_identity
 from .models import Worker
 from .rescue import Rescuer
@@ -69,7 +70,14 @@ class Registration(threading.Thread):
                 text = "This worker could not look after runs; it tries again every second: %s"
                 logger.warning(text, str(error).strip(), exc_info=None if outage else error)
             self._failing = True
+            self._free_database()
             connection.close()
+
+    def _free_database(self) -> None:
+        try:
+            self._rescuer.free_database()
+        except (DatabaseError, InterfaceError) as error:
+            logger.debug("nothing can be read either: %s", error)
 
     def _say_seen(self) -> None:
         seen = {"seen_at": timezone.now(), "kill_level": cluster.promised_kill_level()}
@@ -77,3 +85,5 @@ class Registration(threading.Thread):
             Worker.objects.create(
                 process=self._process, host=socket.gethostname()[:100], slots=self._slots, **seen
             )
+            crash_points.passing("worker_registered")
+        crash_points.passing("worker_seen")

@@ -13,10 +13,12 @@ from datetime import timedelta
 
 from django.db import DatabaseError, InterfaceError, connection
 
-from . import dispatch, transitions
+from . import dispatch, file_lock, transitions
 from .engine import trees
 from .engine.executors import step_key_prefix
-from .identity import ProcessIdentity
+from .engine.reaper import Sweep
+from .engine.reaper import end as end_sweep
+from .identity import ProcessIdentity, process_identity
 from .models import Run
 
 logger = logging.getLogger(__name__)
@@ -25,8 +27,10 @@ SILENCE_SECONDS = 20.0
 """How long the same beat must have been read before a holder that may live counts as lost."""
 LATE_SECONDS = 5.0
 """Between two sweeps. After a longer pause of its own the rescuer knows nothing of the others'."""
-HINT_AGAIN_SECONDS = 10.0
-"""After which a run that still waits is hinted again."""
+HINT_AGAIN_SECONDS = 3.0
+"""After which a run that could be claimed and still waits is hinted again."""
+REAPER_SECONDS = 5.0
+"""After which what a dead process left is ended here: its reaper must be dead as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,8 @@ class Rescuer:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._sightings: dict[int, Sighting] = {}
+        self._blocker: tuple[int, dict[int, int]] = (0, {})
+        self._blocked_since = clock()
         self._swept_at = clock()
         self._is_first = True
 
@@ -81,28 +87,50 @@ class Rescuer:
         identity = ProcessIdentity.parse(holder)
         if _is_dead(identity):
             # What it ran outlives it until its reaper is done: nothing may start beside that.
-            left = trees.are_left(step_key_prefix(pk, identity.pid))
+            prefix = step_key_prefix(pk, identity.pid)
+            left = trees.keys_left(prefix)
+            # With the pid used again the keys may be those of another site on this host.
+            if left and identity.is_gone and self._is_silent(pk, REAPER_SECONDS):
+                logger.warning("run %s: ends what its dead worker left: %s", pk, sorted(left))
+                end_sweep(Sweep(keys=left))
+                left = trees.keys_left(prefix)
             if not left or self._is_silent(pk):
                 self._rescue(pk, epoch, beat, proven=not left)
         elif self._is_silent(pk):
             if identity.is_below(os.getpid()):
                 # A step that never lets go of the interpreter does that. Its death is proof.
-                logger.warning("run %s: process %s does not beat; killed", pk, identity.pid)
-                with suppress(ProcessLookupError):
-                    os.kill(identity.pid, signal.SIGKILL)
+                _end(identity.pid, f"run {pk}: process {identity.pid} does not beat")
             else:
                 self._rescue(pk, epoch, beat, proven=False)
+
+    def free_database(self) -> None:
+        """End a process of this worker that stands still in the middle of a transaction.
+
+        To be called whenever a write failed. Nobody can write until that process ends, so this
+        cannot wait for a sweep, and who else holds a database in a file is left alone.
+        """
+        pid = file_lock.holder()
+        identity = process_identity(pid) if pid else ""
+        held = Run.objects.running().filter(holder=identity).values_list("pk", "beat")
+        blocker = pid, dict(held)
+        if blocker != self._blocker:
+            self._blocker, self._blocked_since = blocker, self._clock()
+            return
+        is_still = bool(held) and self._clock() - self._blocked_since >= SILENCE_SECONDS
+        if is_still and ProcessIdentity.parse(identity).is_below(os.getpid()):
+            _end(pid, f"process {pid} does not let go of the database")
 
     def _sight(self, seen: Sighting | None, epoch: int, beat: int) -> Sighting:
         if seen and (seen.epoch, seen.beat) == (epoch, beat):
             return seen
         return Sighting(epoch, beat, self._clock())
 
-    def _is_silent(self, pk: int) -> bool:
-        return self._clock() - self._sightings[pk].since >= SILENCE_SECONDS
+    def _is_silent(self, pk: int, seconds: float = SILENCE_SECONDS) -> bool:
+        return self._clock() - self._sightings[pk].since >= seconds
 
     def _rescue(self, pk: int, epoch: int, beat: int, *, proven: bool) -> None:
-        if transitions.rescue_run(pk, epoch=epoch, beat=beat, proven=proven):
+        # Who holds the row now will let go of it, or of life; the others need not wait for that.
+        if transitions.rescue_run(pk, epoch=epoch, beat=beat, proven=proven, waits=False):
             logger.warning(
                 "run %s: rescued from a worker that %s", pk, "died" if proven else "is lost"
             )
@@ -114,13 +142,20 @@ class Rescuer:
 
         The first time everything: hints that an earlier worker took went down with it.
         """
-        age = 0.0 if self._is_first else HINT_AGAIN_SECONDS
-        overdue = transitions.overdue_hints(timedelta(seconds=age))
-        if overdue and dispatch.queue_is_empty():
-            for pk in overdue:
-                if transitions.mark_hinted(pk, age=timedelta(seconds=age)):
-                    dispatch.hint(pk)
+        age = timedelta(seconds=0.0 if self._is_first else HINT_AGAIN_SECONDS)
+        overdue = transitions.overdue_hints(age)
+        if overdue and not dispatch.queue_is_empty():
+            return
+        for pk in overdue:
+            if transitions.mark_hinted(pk, age=age):
+                dispatch.hint(pk)
         self._is_first = False
+
+
+def _end(pid: int, why: str) -> None:
+    logger.warning("%s; killed", why)
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def _is_dead(identity: ProcessIdentity) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from steps import values
+from steps.json_text import read_json
 
 from .engine.plan import FailurePolicy, PoolStart, RunOptions
 
@@ -44,7 +45,7 @@ def chosen_options(given: Mapping[str, Any], defaults: RunOptions) -> RunOptions
 def read_context(text: str) -> dict[str, Any]:
     """The JSON object in `text`. Raises `ContextError`."""
     try:
-        context = json.loads(text, parse_constant=_refuse_constant)
+        context = read_json(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise ContextError(f"This is not JSON: {error.msg.lower()} ({place}).") from None

@@ -21,6 +21,9 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 5.0
 """Before a child that died is started again; doubled with each death that is not long ago."""
 DEATHS, DEATHS_WITHIN_SECONDS = 5, 60.0
 """So many deaths of one child in so short a time: starting it again will not help."""
+AWAY_CODE = os.EX_TEMPFAIL
+"""How a child ends that lacks nothing but a service which will be back; that is no death."""
+AWAY_PAUSE_SECONDS = 1.0
 TICK_SECONDS = 0.05
 
 
@@ -80,14 +83,16 @@ class Child:
         """Start it again if it died and its pause is over; the reason to give up, or nothing."""
         now = time.monotonic()
         if self._process is not None and not self.is_alive:
-            self._deaths.append(now)
-            recent = [at for at in self._deaths if now - at < DEATHS_WITHIN_SECONDS]
-            if len(recent) == DEATHS:
-                return (
-                    f"the {self.name} process ended {DEATHS} times within "
-                    f"{DEATHS_WITHIN_SECONDS:.0f} s, the last time with {self.exit}"
-                )
-            pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (len(recent) - 1))
+            pause = AWAY_PAUSE_SECONDS
+            if self._process.returncode != AWAY_CODE:
+                self._deaths.append(now)
+                recent = [at for at in self._deaths if now - at < DEATHS_WITHIN_SECONDS]
+                if len(recent) == DEATHS:
+                    return (
+                        f"the {self.name} process ended {DEATHS} times within "
+                        f"{DEATHS_WITHIN_SECONDS:.0f} s, the last time with {self.exit}"
+                    )
+                pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (len(recent) - 1))
             say(
                 f"The {self.name} process ended with {self.exit}. It starts again in {pause:.1f} s."
             )

@@ -13,6 +13,7 @@ urlpatterns = [
     path("batches/", views.batches, name="batches"),
     path("batches/<slug:slug>/", views.batch, name="batch"),
     path("runs/", views.runs, name="runs"),
+    path("runs/cancel/", views.cancel_all, name="cancel-all"),
     path("runs/<int:pk>/", views.run, name="run"),
     path("runs/<int:pk>/cancel/", views.cancel_run, name="cancel-run"),
     path("step-runs/<int:pk>/cancel/", views.cancel_step, name="cancel-step"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,15 +15,23 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonRes
 from django.shortcuts import get_object_or_404, redirect, render
 from django.templatetags.static import static
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_GET, require_http_methods, require_POST
+from django.views.decorators.http import require_GET, require_http_methods
 
 from steps.models import Batch, BatchStep, RuleSet, Step
 from steps.selection import SelectionError
 
 from . import actions, overview, plan_changes, presentation, queries
-from .engine.plan import Lane, Plan, PlannedStep
+from .engine.plan import FailurePolicy, Lane, Plan, PlannedStep
 from .engine.status import StepStatus
-from .forms import STATUS_CHOICES, CancelForm, RunFilterForm, StepFilterForm, TriggerForm
+from .forecast import StepForecast, forecast
+from .forms import (
+    STATUS_CHOICES,
+    CancelForm,
+    CancelStepForm,
+    RunFilterForm,
+    StepFilterForm,
+    TriggerForm,
+)
 from .models import CancelMode, Run, RunInput, StepRun
 from .permissions import CANCEL_RUN, TRIGGER_RUN, VIEW_RUN
 
@@ -38,6 +46,7 @@ PLANNED_STEPS = 500
 RUNS_ON_PAGE = 50
 STEPS_ON_PAGE = 100
 RECENT_RUNS = 12
+NOTE_TOO_LONG = "The note may have at most 500 characters; nothing was cancelled."
 
 View = Callable[..., HttpResponse]
 
@@ -219,7 +228,7 @@ def _start_or_preview(
         # Nobody starts what they have not seen.
         if request.POST.get("action") != "start" or not shown_hash:
             return Trigger(plan=actions.preview(batch, **asked))
-        actor = actions.Actor.of(request.user)  # type: ignore[arg-type]
+        actor = _actor(request)
         run = actions.start_run(batch, actor=actor, expected_hash=shown_hash, **asked)
     except SelectionError as error:
         return Trigger(problems=error.problems)
@@ -282,11 +291,13 @@ def run(request: HttpRequest, pk: int) -> HttpResponse:
     can_cancel = request.user.has_perm(CANCEL_RUN)
     critical = StepRun.objects.filter(run_id=pk, lane=Lane.CRITICAL).order_by("position")
     chosen = _chosen_step(request, found)
+    receipt = presentation.receipt(chosen, found) if chosen else None
     return render(
         request,
         "executions/run.html",
         {
             "run": found,
+            "stands": presentation.stopping_in_words(found) or waits,
             "waits": waits,
             "legend": _legend(found),
             "rows": [
@@ -297,11 +308,14 @@ def run(request: HttpRequest, pk: int) -> HttpResponse:
                 for step in critical.defer("result", "receipt", "message")[:RAIL_LIMIT]
             ],
             "critical_total": critical.count(),
+            "has_pool": StepRun.objects.filter(run_id=pk, lane=Lane.POOL).exists(),
             "slots": _slots(found),
             "busy": around.busy,
             "first_miss": overview.first_miss(found),
             "misses": sum(getattr(found, status) for status in presentation.MISSED),
             "chosen": _row(chosen, around, can_cancel) if chosen else None,
+            "receipt": receipt,
+            "message": presentation.message_beside(receipt, chosen) if chosen else "",
             "log": _log_tail(chosen) if chosen else "",
             "can_cancel": can_cancel,
             "can_trigger": request.user.has_perm(TRIGGER_RUN),
@@ -312,11 +326,13 @@ def run(request: HttpRequest, pk: int) -> HttpResponse:
 
 def _row(step: StepRun, around: presentation.Surroundings, can_cancel: bool) -> Row:
     status = presentation.step_shown(step, around.run)
-    stoppable = status == StepStatus.PENDING or (
-        status == StepStatus.RUNNING and not step.protected
-    )
-    may = can_cancel and stoppable and not around.run.is_final
+    may = can_cancel and _may_be_cancelled(step, around.run, status)
     return Row(step, status, presentation.line_of(step, around), may)
+
+
+def _may_be_cancelled(step: StepRun, run: Run, shown: str) -> bool:
+    stoppable = shown == StepStatus.PENDING or (shown == StepStatus.RUNNING and not step.protected)
+    return stoppable and not run.is_final
 
 
 def _chosen_step(request: HttpRequest, run: Run) -> StepRun | None:
@@ -369,50 +385,113 @@ def cancel_run(request: HttpRequest, pk: int) -> HttpResponse:
     """The dialog of the run page, as a page of its own."""
     found = get_object_or_404(Run, pk=pk)
     if request.method != "POST":
-        return _forecast(request, found)
+        return _ask_about_run(request, found)
     form = CancelForm(request.POST)
     if not form.is_valid():
-        messages.error(request, "The note may have at most 500 characters; nothing was cancelled.")
+        messages.error(request, NOTE_TOO_LONG)
         return redirect("cancel-run", pk=pk)
-    actor = actions.Actor.of(request.user)  # type: ignore[arg-type]
-    result = actions.cancel_run(pk, actor=actor, **form.cleaned_data)
+    result = actions.cancel_run(pk, actor=_actor(request), **form.cleaned_data)
     if result == "already_final":
         messages.info(request, "The run had already ended.")
     return redirect(found)
 
 
-def _forecast(request: HttpRequest, run: Run) -> HttpResponse:
-    running = StepRun.objects.filter(run=run, status=StepStatus.RUNNING).order_by("position")
-    steps = list(running.only("name", "kind", "protected", "lane"))
-    critical = StepRun.objects.filter(run=run, lane=Lane.CRITICAL, status=StepStatus.PENDING)
+def _ask_about_run(request: HttpRequest, run: Run) -> HttpResponse:
+    running = StepRun.objects.filter(run=run, status=StepStatus.RUNNING, protected=False)
+    critical = StepRun.objects.filter(run=run, lane=Lane.CRITICAL)
     return render(
         request,
         "executions/cancel_run.html",
         {
             "run": run,
-            "consequences": presentation.consequences(steps),
-            "halfway": next(
-                (s for s in steps if s.lane == Lane.CRITICAL and not s.protected), None
-            ),
-            "critical_left": critical.count(),
+            "consequences": _consequences(forecast(run)),
+            "halfway": running.filter(lane=Lane.CRITICAL).only("name").first(),
+            "critical_left": critical.filter(status=StepStatus.PENDING).count(),
             "drains": run.cancel_mode == CancelMode.DRAIN,
         },
     )
 
 
-@require_POST
+def _consequences(steps: Iterable[StepForecast]) -> list[presentation.Consequence]:
+    fates = ((step["name"], step["text"], step["processes"]) for step in steps)
+    return presentation.consequences(fates)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
 @may_cancel
 def cancel_step(request: HttpRequest, pk: int) -> HttpResponse:
+    """The dialog about one step, as a page of its own."""
     step = get_object_or_404(StepRun.objects.select_related("run"), pk=pk)
-    actor = actions.Actor.of(request.user)  # type: ignore[arg-type]
+    if request.method != "POST":
+        return _ask_about_step(request, step)
+    form = CancelStepForm(request.POST)
+    if not form.is_valid():
+        messages.error(request, NOTE_TOO_LONG)
+        return redirect("cancel-step", pk=pk)
     try:
-        result = actions.cancel_step(pk, actor=actor)
+        result = actions.cancel_step(pk, actor=_actor(request), **form.cleaned_data)
     except actions.ProtectedError as error:
         messages.warning(request, str(error))
     else:
         if result == "already_final":
             messages.info(request, f"“{step.name}” had already ended.")
-    return redirect(f"{step.run.get_absolute_url()}?step={pk}")
+    return redirect(_address(step))
+
+
+def _ask_about_step(request: HttpRequest, step: StepRun) -> HttpResponse:
+    run = step.run
+    shown = presentation.step_shown(step, run)
+    later = StepRun.objects.filter(
+        run=run, lane=Lane.CRITICAL, status=StepStatus.PENDING, position__gt=step.position
+    )
+    skips_rest = step.lane == Lane.CRITICAL and run.failure_policy != FailurePolicy.CONTINUE
+    return render(
+        request,
+        "executions/cancel_step.html",
+        {
+            "step": step,
+            "run": run,
+            "back": _address(step),
+            "offered": _may_be_cancelled(step, run, shown),
+            "consequences": _consequences(
+                item for item in forecast(run) if item["position"] == step.position
+            ),
+            "halfway": step.lane == Lane.CRITICAL and step.status == StepStatus.RUNNING,
+            "skipped": later.count() if skips_rest else 0,
+            "stops_run": skips_rest and run.failure_policy == FailurePolicy.STOP_RUN,
+        },
+    )
+
+
+def _address(step: StepRun) -> str:
+    return f"{step.run.get_absolute_url()}?step={step.pk}"
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@may_cancel
+def cancel_all(request: HttpRequest) -> HttpResponse:
+    """The dialog of the dashboard, as a page of its own."""
+    if request.method != "POST":
+        active = Run.objects.active().order_by("-status", "id")
+        total = active.count()
+        shown = list(active[: queries.TABLE_LIMIT])
+        context = {
+            "active": [(run, presentation.activity(run)) for run in shown],
+            "total": total,
+            "left_out": total - len(shown),
+        }
+        return render(request, "executions/cancel_all.html", context)
+    form = CancelForm(request.POST)
+    if not form.is_valid():
+        messages.error(request, NOTE_TOO_LONG)
+        return redirect("cancel-all")
+    reached = actions.cancel_all(actor=_actor(request), **form.cleaned_data)
+    messages.info(request, presentation.cancelled_in_words(len(reached)))
+    return redirect("dashboard")
+
+
+def _actor(request: HttpRequest) -> actions.Actor:
+    return actions.Actor.of(request.user)  # type: ignore[arg-type]
 
 
 # ---- steps --------------------------------------------------------------------------------------

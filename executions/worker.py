@@ -62,6 +62,8 @@ logger = logging.getLogger(__name__)
 OUTAGES = (DatabaseError, InterfaceError)
 LOOK_SECONDS = 0.1
 """How often the writer looks for cancel requests while it has nothing to commit."""
+OUTPUT_AT_ONCE = 4 * 1024 * 1024
+"""Bytes of output after which a commit takes no more: each is a beat, so none may take long."""
 BEAT_SECONDS = 2.0
 SELF_FENCE_SECONDS = 15.0
 """Without a committed beat for so long, another host may soon rescue the run."""
@@ -192,10 +194,12 @@ def _hint_next(run: Run) -> None:
 @cache
 def executors() -> ExecutorRegistry:
     """The executors of this process, one for each kind of step."""
+    manage = [sys.executable, str(Path(settings.BASE_DIR) / "manage.py")]
     return default_executors(
         ExecutorSettings(
             resolve=registry.get,
-            manage=[sys.executable, str(Path(settings.BASE_DIR) / "manage.py")],
+            manage=manage,
+            isolated=[*manage, "isolated_step"],
             work_dir=settings.DATA_DIR / "work",
             http_allowed_hosts=conf.HTTP_ALLOWED_HOSTS,
             secret=_secret,
@@ -211,6 +215,11 @@ def executors() -> ExecutorRegistry:
 def _secret(name: str) -> str:
     """A secret of the worker's environment. Raises `KeyError` with the variable's name."""
     return os.environ[conf.SECRET_PREFIX + name]
+
+
+def secrets() -> list[str]:
+    """All that `_secret` may give away."""
+    return [value for name, value in os.environ.items() if name.startswith(conf.SECRET_PREFIX)]
 
 
 def _environment(names: Iterable[str]) -> dict[str, str]:
@@ -327,8 +336,9 @@ class Writer:
                     group.sweeps.append(change)
                 case End() | HandBack():
                     group.end = change
-        while self._dirty:
-            self._take_output(self._dirty.pop(), group)
+        room = OUTPUT_AT_ONCE
+        while self._dirty and room > 0:
+            room -= self._take_output(self._dirty.pop(), group)
         for finish in group.finishes:
             if finish.outcome.abandoned:
                 self._outputs[finish.position].close()
@@ -339,13 +349,14 @@ class Writer:
             group.progress[self._ids[position]] = fraction
         return group
 
-    def _take_output(self, position: int, group: Group) -> None:
-        output = self._outputs.get(position)
-        data = output.take() if output else None
-        if data:
+    def _take_output(self, position: int, group: Group) -> int:
+        """Add all that an output has ready; how many bytes that are."""
+        output, before = self._outputs.get(position), self._log_sizes[position]
+        while output and (data := output.take()):
             piece = LogPiece(self._ids[position], self._log_sizes[position], data)
             group.logs.append(piece)
             self._log_sizes[position] += len(data)
+        return self._log_sizes[position] - before
 
     def _commit(self, group: Group) -> None:
         if not any((group.finishes, group.starts, group.sweeps, group.end)) and not (

@@ -96,6 +96,10 @@ class StepAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         detail = f" {step.module} could not be imported: {reason}" if reason else ""
         return f"Missing: no function is registered under this name.{detail}"
 
+    @admin.display(description="runs in")
+    def isolation(self, step: Step) -> str:
+        return "a process of its own" if step.is_isolated else "a thread of the worker"
+
     @admin.display(description="target")
     def target_text(self, step: Step) -> str:
         return format_html("<pre>{}</pre>", pretty(step.target))
@@ -122,7 +126,7 @@ class StepAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def _shown_fieldsets(self, step: Step, main: tuple[str, ...]) -> list[Any]:
         """For somebody who may only look: the values as text."""
-        what = ("function",) if step.kind == "python" else ("target_text",)
+        what = ("function", "isolation") if step.kind == "python" else ("target_text",)
         sets: list[Any] = [
             (None, {"fields": ("name", "kind_label", *main[2:])}),
             ("What it runs", {"fields": what}),
@@ -282,6 +286,10 @@ class RuleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     list_per_page = 500
     sortable_by = ()
     actions = ("move_up", "move_down")
+
+    class Media:
+        js = ("admin/steps/rule_form.js",)
+
     fieldsets = (
         (None, {"fields": ("name", "position", "enabled")}),
         (

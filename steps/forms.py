@@ -10,13 +10,16 @@ from django import forms
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.core.exceptions import ValidationError
 from django.forms.fields import InvalidJSONInput
+from django.utils.html import format_html_join
+from django.utils.safestring import mark_safe
 
 from .classifier import Condition
+from .json_text import JSONDecoder
 from .kinds import HTTP_METHODS, KINDS
-from .models import Batch, BatchStep, ClassificationRule, Step
+from .models import Batch, BatchStep, ClassificationRule, ConditionChoices, Step
 from .permissions import definable_kinds
 from .validators import sentence
-from .values import pretty, shown
+from .values import json_problem, pretty, shown
 
 _JSON_AREA = forms.Textarea(attrs={"rows": 5, "cols": 80, "spellcheck": "false"})
 
@@ -29,6 +32,9 @@ class JSONTextField(forms.JSONField):
     }
     indent: int | None = 2
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "decoder": kwargs.get("decoder") or JSONDecoder})
+
     def to_python(self, value: Any) -> Any:
         try:
             return super().to_python(value)
@@ -37,9 +43,11 @@ class JSONTextField(forms.JSONField):
 
     def bound_data(self, data: Any, initial: Any) -> Any:
         try:
-            return super().bound_data(data, initial)
+            found = super().bound_data(data, initial)
         except (RecursionError, ValueError):
             return InvalidJSONInput(data)
+        # What is refused is shown again as it was typed.
+        return InvalidJSONInput(data) if json_problem(found) else found
 
     def prepare_value(self, value: Any) -> Any:
         if value is None:
@@ -430,7 +438,32 @@ def _wanted_place(form: Any) -> tuple[float, bool]:
     return position, "position" not in form.changed_data
 
 
+_OPERANDS: Mapping[Condition, tuple[str, str]] = {
+    Condition.NAME_EQUALS: ("Step name", "The whole name of the step, such as CreateIndexStep."),
+    Condition.NAME_MATCHES: (
+        "Pattern",
+        "An RE2 pattern that is found anywhere in the name of the step, such as ^Create.*Step$.",
+    ),
+    Condition.CATEGORY_IS: ("Category", "The whole category of the step."),
+    Condition.CONTEXT_TRUTHY: (
+        "Context key",
+        'A key of the context whose value is not null, false, 0 or "".',
+    ),
+    Condition.CONTEXT_EQUALS: (
+        "Context key",
+        "A key of the context whose value is the one below.",
+    ),
+    Condition.CONTEXT_LIST_NONEMPTY: (
+        "Context key",
+        "A key of the context whose value is a list that is not empty.",
+    ),
+}
+"""What the operand of a rule is called for each condition, and what it means."""
+
+
 class RuleForm(forms.ModelForm):  # type: ignore[type-arg]
+    """A rule. Its operand means something else for each condition; rule_form.js shows only that."""
+
     class Meta:
         model = ClassificationRule
         fields = ("position", "name", "condition", "operand", "value", "critical", "enabled")
@@ -442,6 +475,12 @@ class RuleForm(forms.ModelForm):  # type: ignore[type-arg]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.fields["condition"].widget.attrs["data-operands"] = json.dumps(_OPERANDS)
+        self.fields["operand"].help_text = format_html_join(
+            mark_safe("<br>"),
+            "<b>{}</b>: {}",
+            ((ConditionChoices(name).label, text) for name, (_, text) in _OPERANDS.items()),
+        )
         compares = self.instance.condition == Condition.CONTEXT_EQUALS
         if self.instance.pk and compares and self.instance.value is None:
             # An empty field would look as if the rule compared with nothing.

@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from .values import MISSING, flag_problem, shown, storable_problem
+from .values import MISSING, choice_problem, flag_problem, shown, storable_problem
 
 Path = tuple[str | int, ...]
 
 ARGUMENT_BYTES = 128 * 1024 - 1
 """What Linux takes as one argument."""
 ARGUMENTS = 1000
+ISOLATIONS = ("thread", "process")
+"""Where the function of a Python step runs; the first is the default."""
 HTTP_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -193,6 +195,10 @@ def _url(value: Any) -> Found:
     return _here(value, None if fits else message)
 
 
+def _isolation(value: Any) -> Found:
+    return _here(value, choice_problem(value, ISOLATIONS))
+
+
 def _method(value: Any) -> Found:
     fits = isinstance(value, str) and value in HTTP_METHODS
     return _here(value, None if fits else f"must be one of: {', '.join(HTTP_METHODS)}")
@@ -207,7 +213,12 @@ def _command(value: Any) -> Found:
     return _here(value, None if fits else "must be the name of a management command")
 
 
-PYTHON = Kind(name="python", label="Python function", runs_code=False)
+PYTHON = Kind(
+    name="python",
+    label="Python function",
+    runs_code=False,
+    fields={"isolation": Field(_isolation)},
+)
 COMMAND = Kind(
     name="command",
     label="Command",

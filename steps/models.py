@@ -138,6 +138,11 @@ class Step(models.Model):
     def kind_label(self) -> str:
         return KINDS[self.kind].label if self.kind in KINDS else self.kind
 
+    @property
+    def is_isolated(self) -> bool:
+        """A Python step that runs in a process of its own."""
+        return self.kind == "python" and self.target.get("isolation") == "process"
+
     def target_problems(self) -> list[Problem]:
         kind = KINDS.get(self.kind)
         return kind.validate_target(self.target) if kind else []

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from . import values
+from .kinds import ISOLATIONS
 
 StepFunction = Callable[[Any], Any]
 """Takes the step context; may be `async def`."""
@@ -49,6 +50,8 @@ class RegisteredStep:
     attempts: int = 3
     backoff: float = 1.0
     protected: bool = False
+    isolation: str = ISOLATIONS[0]
+    """One of ISOLATIONS."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -74,6 +77,7 @@ class RegisteredStep:
             "attempts": (self.attempts, values.attempts_problem),
             "backoff": (self.backoff, values.span_problem),
             "protected": (self.protected, values.flag_problem),
+            "isolation": (self.isolation, _isolation_problem),
             "parameters": (self.parameters, values.object_problem),
         }
         return [
@@ -140,12 +144,14 @@ def step(
     attempts: int = 3,
     backoff: float = 1.0,
     protected: bool = False,
+    isolation: str = ISOLATIONS[0],
     parameters: Mapping[str, Any] | None = None,
 ) -> Callable[[Function], Function]:
     """Register the decorated function as the step `name`; returns it unchanged.
 
-    `timeout`, `grace` and `backoff` are seconds. Without a description, the first line of the
-    function's docstring is taken. Raises `StepDefinitionError`.
+    `timeout`, `grace` and `backoff` are seconds. `isolation`: `thread`, or `process` for one that
+    can be killed. Without a description, the first line of the function's docstring is taken.
+    Raises `StepDefinitionError`.
     """
 
     def register(function: Function) -> Function:
@@ -161,12 +167,17 @@ def step(
                 attempts=attempts,
                 backoff=backoff,
                 protected=protected,
+                isolation=isolation,
                 parameters={} if parameters is None else parameters,
             )
         )
         return function
 
     return register
+
+
+def _isolation_problem(value: Any) -> str | None:
+    return values.choice_problem(value, ISOLATIONS)
 
 
 def _summary(function: StepFunction) -> str:

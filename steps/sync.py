@@ -9,6 +9,7 @@ from typing import Any
 from django.db import DEFAULT_DB_ALIAS, transaction
 from django.db.models import Q
 
+from .kinds import ISOLATIONS
 from .models import Step
 from .registry import RegisteredStep, Registry, registry
 
@@ -67,7 +68,7 @@ def code_facts(step: RegisteredStep) -> dict[str, Any]:
         "kind": "python",
         "category": step.category,
         "description": step.description,
-        "target": {},
+        "target": {} if step.isolation == ISOLATIONS[0] else {"isolation": step.isolation},
         "parameters": dict(step.parameters),
         "timeout_seconds": step.timeout,
         "grace_seconds": default_grace if step.grace is None else step.grace,

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from .json_text import LONGEST_NUMBER, TOO_LARGE, RepeatedKey
+
 Check = Callable[[Any], str | None]
 
 
@@ -141,6 +143,8 @@ def json_problem(value: Any) -> str | None:
         item, depth = waiting.pop()
         if depth > JSON_DEPTH:
             return f"must not be nested deeper than {JSON_DEPTH} levels"
+        if isinstance(item, RepeatedKey):
+            return f"must not hold the key {shown(item.key)} twice"
         if isinstance(item, Mapping):
             if not all(isinstance(key, str) for key in item):
                 return "must have text as keys of objects (put them in quotes)"
@@ -159,7 +163,8 @@ def _scalar_problem(value: Any) -> str | None:
     if isinstance(value, str):
         return storable_problem(value)
     if isinstance(value, int):
-        return None if abs(value) < 10**400 else "must have numbers of at most 400 digits"
+        fits = abs(value) < TOO_LARGE
+        return None if fits else f"must have numbers of at most {LONGEST_NUMBER} digits"
     if isinstance(value, float):
         return None if math.isfinite(value) else "must have finite numbers only"
     return f"must be JSON, and {type(value).__name__} is not a JSON type (put it in quotes)"

@@ -67,6 +67,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "executions.middleware.answer_in_time",
     "django.middleware.security.SecurityMiddleware",
     "csp.middleware.CSPMiddleware",
     "servestatic.middleware.ServeStaticMiddleware",
@@ -99,6 +100,27 @@ TEMPLATES = [
 ]
 
 
+# By default a query waits some 15 minutes for a server that vanished without a word, and a server
+# keeps the locks of a client that vanished for 2 hours. All of these stay below the 20 seconds
+# after which another worker takes a run over.
+_POSTGRES_OPTIONS = {
+    # Seconds for a connection to be made, which takes several round trips and a new process.
+    "connect_timeout": 5,
+    # Here: an idle connection is asked after 5 s, and is over when 3 questions stay unanswered;
+    # and so it is 10 s (given in ms) after something that was sent and never arrived.
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+    # The same at the server, so that a client's machine that is gone does not hold its locks. And
+    # a lock that somebody holds all the same is waited for as long as that of SQLite.
+    "options": (
+        "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3 "
+        "-c tcp_user_timeout=10000 -c lock_timeout=20000"
+    ),
+}
+
+
 def _database() -> dict[str, Any]:
     url = os.environ.get("DATABASE_URL") or f"sqlite:///{DATA_DIR / 'db.sqlite3'}"
     database: dict[str, Any] = dict(dj_database_url.parse(url))
@@ -112,6 +134,9 @@ def _database() -> dict[str, Any]:
         }
         # A file, because worker threads and the web open connections of their own.
         database["TEST"] = {"NAME": DATA_DIR / "test.sqlite3"}
+    elif database["ENGINE"] == "django.db.backends.postgresql":
+        # What the address itself says goes before.
+        database["OPTIONS"] = {**_POSTGRES_OPTIONS, **database.get("OPTIONS", {})}
     return database
 
 

@@ -9,3 +9,5 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("", include("executions.urls")),
 ]
+
+handler500 = "executions.middleware.server_error"

@@ -10,8 +10,15 @@ import pytest
 from django.db import connection
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of real row locks need PostgreSQL: `make test` runs them where one answers."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is long or cannot be had here.
+
+    Tests of real row locks need PostgreSQL: `make test` runs them where one answers.
+    """
+    if "chaos" not in config.option.markexpr:
+        long = [item for item in items if item.get_closest_marker("chaos")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
     if os.environ.get("DATABASE_URL", "").startswith("postgres"):
         return
     reason = "needs DATABASE_URL=postgres://…; `make test-postgres` says how"

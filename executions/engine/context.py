@@ -64,7 +64,8 @@ class StepContext:
     is abandoned: its slot stays occupied, its result is ignored.
 
     Only what is passed to `log`, and what commands of `run` write, is part of the step's output.
-    `print` and the logging module are not captured: all steps of a worker share them.
+    `print` and the logging module are not captured: all steps of a worker share them. In a process
+    of its own a step has them to itself; there they are output too, and it is never abandoned.
     """
 
     __slots__ = ("_call", "_commands", "_context", "_environment", "_params", "_secret", "_wake_up")
@@ -126,7 +127,7 @@ class StepContext:
     def secret(self, name: str) -> str:
         """The secret `name`, masked in the output from now on. Raises `KeyError`."""
         value = self._secret(name)
-        self._call.output.masker.add(value)
+        self._call.output.hide(name, value)
         return value
 
     def check_cancelled(self) -> None:
@@ -192,7 +193,9 @@ class StepContext:
         if ended.exit_code is None:
             raise CommandFailed(program, -9)
         if check and ended.exit_code != 0:
-            raise CommandFailed(program, ended.exit_code, last_line(ended.tail))
+            # Masked first: a line of a secret that has several may look like nothing.
+            tail = self._call.output.masker.mask(ended.tail)
+            raise CommandFailed(program, ended.exit_code, last_line(tail))
         return CompletedStep(exit_code=ended.exit_code, stdout=ended.tail.decode(errors="replace"))
 
 

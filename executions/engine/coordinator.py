@@ -124,7 +124,7 @@ class Coordinator:
         self._end_recorded = False
         self._result: Result | None = None
         self.abandoned = False
-        """Whether a thread was left behind; the worker should be replaced after the run."""
+        """Whether something of a step may be left; the worker should be replaced after the run."""
 
     def post(self, event: Event) -> None:
         """Tell the coordinator what happened. From any thread; returns at once."""
@@ -320,9 +320,10 @@ class Coordinator:
         # Otherwise it was abandoned: its outcome is on record and this one comes too late.
 
     def _finish(self, progress: Progress, outcome: Outcome) -> None:
+        # Also if this is never put on record: whoever surrenders the run has to know.
+        self.abandoned |= outcome.is_unproven
         if self._fenced:
             progress.status = outcome.status
-            self.abandoned |= outcome.is_unproven
             return
         retry_in = self._retry_in(progress, outcome)
         position, attempt = progress.step.position, progress.attempt
@@ -502,7 +503,6 @@ class Coordinator:
 
     def _abandon(self, progress: Progress) -> None:
         """The step does not return: put on record what is known, and give up its slot."""
-        self.abandoned = True
         lane = self._lanes[progress.step.lane]
         lane.abandon(progress.step.position)
         timed_out = progress.token.reason is CancelReason.TIMEOUT

@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import html
 import json
+import re
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any, TextIO
 from urllib.parse import quote, quote_plus
 
 import re2
@@ -19,8 +19,25 @@ SHORTEST_SECRET = 4
 """Bytes. Shorter ones stay readable: masking them would eat ordinary text and hide little."""
 SHORTEST_LINE = 8
 """Bytes from which a single line of a secret of several lines is masked by itself."""
-_PREFIX = SHORTEST_SECRET
-_EXPRESSION_MEMORY = 256 * 1024 * 1024
+_NOTHING = -1
+_EXPRESSION_MEMORY = 64 * 1024 * 1024
+"""Bytes that RE2 may use. It does not use a tenth of it for 200 secrets."""
+_BEGINNING = 16
+"""Bytes of a form that are looked for; the rest is compared where they are found."""
+_BASE64_LINES = (64, 76)
+"""Characters after which programs that write base64 break the line."""
+_SHELL_SPECIAL = re.compile(r"""[\s'"\\|&;()<>!{}*\[\]?^$`,]|^[#~]""")
+_SHELL_EXPANDED = re.compile(r"""["\\$`]""")
+_SHELL_ESCAPES = {
+    **{code: f"\\{code:03o}" for code in (*range(32), 127)},
+    **{
+        ord(char): f"\\{name}"
+        for char, name in zip("\a\b\x1b\f\n\r\t\v\\'", "abEfnrtv\\'", strict=True)
+    },
+}
+"""As bash writes them in `$'...'`."""
+_SHELL_BYTES = {**_SHELL_ESCAPES, **{code: f"\\{code:03o}" for code in range(128, 256)}}
+_HTML_QUOTES = (("&#x27;", "&quot;"), ("&#39;", "&quot;"), ("&#39;", "&#34;"), ("&apos;", "&quot;"))
 
 
 def to_bytes(text: str) -> bytes:
@@ -39,6 +56,11 @@ def _encoded(secret: str) -> bytes:
         return to_bytes(secret)
 
 
+def is_long_enough(secret: str) -> bool:
+    """Whether it is masked at all."""
+    return len(_encoded(secret)) >= SHORTEST_SECRET
+
+
 def _base64_forms(secret: bytes) -> Iterator[bytes]:
     """How base64 shows it: alone, and inside other data at each of the three alignments.
 
@@ -46,9 +68,12 @@ def _base64_forms(secret: bytes) -> Iterator[bytes]:
     """
     for altchars in (b"+/", b"-_"):
         alone = base64.b64encode(secret, altchars)
-        yield alone
-        yield alone.rstrip(b"=")
-        for before in range(3):
+        at_start = alone[: len(secret) * 8 // 6]
+        for form in (alone, alone.rstrip(b"="), at_start):
+            yield form
+            for width in _BASE64_LINES:
+                yield b"\n".join(form[at : at + width] for at in range(0, len(form), width))
+        for before in (1, 2):
             encoded = base64.b64encode(b"\0" * before + secret, altchars)
             first = (before * 8 + 5) // 6
             last = (before + len(secret)) * 8 // 6
@@ -60,6 +85,7 @@ def _quoted_forms(secret: bytes) -> Iterator[bytes]:
         quote(secret, safe=""),
         quote(secret, safe="/"),
         quote(secret, safe="!'()*"),
+        quote(secret, safe=";,/?:@&=+$!'()*#"),
         quote_plus(secret),
     ):
         yield quoted.encode()
@@ -69,13 +95,38 @@ def _quoted_forms(secret: bytes) -> Iterator[bytes]:
         ).encode()
 
 
-def _escaped_forms(text: str) -> Iterator[bytes]:
+def _escaped_forms(text: str) -> Iterator[str]:
     for ensure_ascii in (True, False):
         escaped = json.dumps(text, ensure_ascii=ensure_ascii)[1:-1]
-        yield to_bytes(escaped)
-        yield to_bytes(escaped.replace("/", "\\/"))
-    yield to_bytes(repr(text)[1:-1])  # a traceback shows values so
-    yield to_bytes(html.escape(text))
+        yield escaped
+        yield escaped.replace("/", "\\/")
+        safe = escaped
+        for char in "<>&":
+            safe = safe.replace(char, f"\\u{ord(char):04x}")
+        yield safe
+        yield re.sub(r"\\u[0-9a-f]{4}", lambda match: "\\u" + match[0][2:].upper(), safe)
+    for literal in (repr, ascii):
+        yield literal(text)[1:-1]  # a traceback shows values so
+        yield literal(text + "'\"")[1:-4]  # beside other text that holds both quotes
+    outside_quotes = html.escape(text, quote=False)
+    yield outside_quotes
+    for single, double in _HTML_QUOTES:
+        yield outside_quotes.replace("'", single).replace('"', double)
+
+
+def _shell_forms(text: str) -> Iterator[str]:
+    """As shells show it when they trace what they do, and as scripts quote it for them."""
+    yield _SHELL_EXPANDED.sub(r"\\\g<0>", text)
+    yield text.replace("'", "'\\''")
+    yield text.replace("'", "'\"'\"'")
+    yield _SHELL_SPECIAL.sub(r"\\\g<0>", text)
+    yield text.translate(_SHELL_ESCAPES)
+    yield to_bytes(text).decode("latin-1").translate(_SHELL_BYTES)
+
+
+def _texts(secret: bytes) -> set[str]:
+    """What programs that work with text take it for. More than one if it is no valid UTF-8."""
+    return {secret.decode(errors="surrogateescape"), secret.decode(errors="replace")}
 
 
 def _forms(secret: bytes) -> set[bytes]:
@@ -85,27 +136,36 @@ def _forms(secret: bytes) -> set[bytes]:
         if len(value) < SHORTEST_SECRET:
             continue
         forms |= {value, value.hex().encode(), value.hex().upper().encode()}
+        forms.add(value.replace(b"\n", b"\r\n"))
+        forms.add(repr(value)[2:-1].encode())
         forms.update(_base64_forms(value))
         forms.update(_quoted_forms(value))
-        with suppress(UnicodeDecodeError):
-            forms.update(_escaped_forms(value.decode()))
+        for text in _texts(value):
+            for form in (text, *_escaped_forms(text), *_shell_forms(text)):
+                forms |= {to_bytes(form), _encoded(form)}
     lines = [line.strip() for line in secret.splitlines()]
     forms.update(line for line in lines if len(line) >= SHORTEST_LINE)
     return {form for form in forms if len(form) >= SHORTEST_SECRET}
 
 
 class _Expression:
-    """All forms as one expression. RE2 costs the same for one form as for a hundred."""
+    """Finds forms by how they begin.
 
-    def __init__(self, forms: Iterable[bytes]) -> None:
-        self.forms = tuple(forms)
-        self.longest = max(map(len, self.forms))
-        self._any = self._alternatives(self.forms)
-        self._by_prefix: dict[bytes, list[bytes]] = {}
-        for form in self.forms:
-            self._by_prefix.setdefault(form[:_PREFIX], []).append(form)
-        self._prefix = self._alternatives(self._by_prefix)
-        self._starts = {form[:size] for form in self.forms for size in range(1, _PREFIX)}
+    RE2 costs the same for one beginning as for a hundred. Whole forms would make it slow and
+    large: it keeps a state for every byte of each.
+    """
+
+    def __init__(self, forms: Collection[bytes]) -> None:
+        self._longest = max(map(len, forms))
+        self._forms: dict[bytes, list[bytes]] = {}
+        """By the longest beginning that stands at a place: what may stand there, longest first."""
+        for form in sorted(forms, key=len, reverse=True):
+            self._forms.setdefault(form[:_BEGINNING], []).append(form)
+        for beginning, found in self._forms.items():
+            shorter = (beginning[:size] for size in range(len(beginning) - 1, 0, -1))
+            found += [form for form in shorter if form in forms]
+        self._beginning = self._alternatives(self._forms)
+        self._starts = {form[:size] for form in self._forms for size in range(1, _BEGINNING)}
 
     @staticmethod
     def _alternatives(literals: Iterable[bytes]) -> Any:
@@ -114,35 +174,52 @@ class _Expression:
         options.longest_match = True
         options.log_errors = False
         options.max_mem = _EXPRESSION_MEMORY
-        return re2.compile(b"|".join(map(re2.escape, literals)), options)
+        # Sorted, because RE2 makes one of beginnings that neighbours share.
+        return re2.compile(b"|".join(map(re2.escape, sorted(literals))), options)
 
-    def spans(self, data: bytes) -> list[tuple[int, int]]:
-        """Where forms stand in `data`; those that overlap are one span."""
+    def spans(self, data: bytes, until: int) -> list[tuple[int, int]]:
+        """Where forms stand that begin before `until`; those that touch are one span."""
         spans: list[tuple[int, int]] = []
-        match = self._any.search(data)
-        while match is not None:
-            start, end = match.span()
-            if spans and start < spans[-1][1]:
+        match = self._beginning.search(data)
+        while match is not None and match.start() < until:
+            start = match.start()
+            end = self._end_of_forms(data, start, match.group())
+            if end and spans and start <= spans[-1][1]:
                 spans[-1] = (spans[-1][0], max(end, spans[-1][1]))
-            else:
+            elif end:
                 spans.append((start, end))
-            match = self._any.search(data, start + 1)
+            # What begins earlier than that ends inside the last span.
+            covered = spans[-1][1] - self._longest if spans else 0
+            match = self._beginning.search(data, max(start, covered) + 1)
         return spans
+
+    def _end_of_forms(self, data: bytes, start: int, beginning: bytes) -> int:
+        """The end of the longest form at `start`, and of its repetitions; 0 if there is none."""
+        for form in self._forms[beginning]:
+            if data.startswith(form, start):
+                end = start + len(form)
+                while data.startswith(form, end):
+                    end += len(form)
+                return end
+        return 0
+
+    @staticmethod
+    def _may_begin(data: bytes, start: int, forms: Iterable[bytes]) -> bool:
+        """Whether what `data` holds from `start` on is the beginning of one, and not all of it."""
+        size = len(data) - start
+        longer = [form for form in forms if len(form) > size]
+        return bool(longer) and any(form.startswith(data[start:]) for form in longer)
 
     def undecided_from(self, data: bytes) -> int:
         """The first position from which the rest of `data` may be the beginning of a form."""
         size = len(data)
-        match = self._prefix.search(data, max(0, size - self.longest + 1))
+        match = self._beginning.search(data, max(0, size - self._longest + 1))
         while match is not None:
             start: int = match.start()
-            rest = data[start:]
-            if any(
-                len(form) > len(rest) and form.startswith(rest)
-                for form in self._by_prefix[rest[:_PREFIX]]
-            ):
+            if self._may_begin(data, start, self._forms[match.group()]):
                 return start
-            match = self._prefix.search(data, start + 1)
-        for start in range(max(0, size - _PREFIX + 1), size):
+            match = self._beginning.search(data, start + 1)
+        for start in range(max(0, size - _BEGINNING + 1), size):
             if data[start:] in self._starts:
                 return start
         return size
@@ -152,14 +229,15 @@ class Masker:
     """Knows the secrets of a step and masks them in bytes and text.
 
     A secret is recognised as it is, in base64 (standard and URL alphabet, at any alignment), in
-    hex, URL-quoted, escaped as in JSON, HTML or a Python literal, and line by line. Secrets under
-    4 bytes are not masked. Any thread may add secrets and mask.
+    hex, URL-quoted, escaped as in JSON, HTML, a shell or a Python literal, and line by line.
+    Secrets under 4 bytes are not masked. Any thread may add secrets and mask.
     """
 
     def __init__(self, secrets: Iterable[str | bytes] = ()) -> None:
         self._lock = threading.Lock()
-        self._forms: set[bytes] = set()
-        self.expression: _Expression | None = None
+        self._forms: frozenset[bytes] = frozenset()
+        self._expression: _Expression | None = None
+        self._is_outdated = False
         self.add(*secrets)
 
     def add(self, *secrets: str | bytes) -> None:
@@ -172,7 +250,17 @@ class Masker:
         with self._lock:
             if not forms <= self._forms:
                 self._forms |= forms
-                self.expression = _Expression(self._forms)
+                self._is_outdated = True
+
+    @property
+    def expression(self) -> _Expression | None:
+        """Finds all forms; None if there are none. Made when it is needed: secrets come in bulk."""
+        if self._is_outdated:
+            with self._lock:
+                if self._is_outdated:
+                    self._expression = _Expression(self._forms)
+                    self._is_outdated = False
+        return self._expression
 
     def mask(self, data: bytes) -> bytes:
         """`data` as a whole, masked."""
@@ -188,6 +276,17 @@ class Masker:
         return self.mask(to_bytes(text)).decode(errors="replace")
 
 
+def mask_writes(stream: TextIO, masker: Masker) -> None:
+    """Mask what is written to `stream` from now on, each write by itself."""
+    write = stream.write
+
+    def masked_write(text: str) -> int:
+        write(masker.mask_text(text))
+        return len(text)
+
+    stream.write = masked_write  # type: ignore[method-assign]  # handlers of logs hold the stream
+
+
 class MaskedStream:
     """Masks bytes that arrive in pieces: how they are cut makes no difference to the result.
 
@@ -199,8 +298,8 @@ class MaskedStream:
     def __init__(self, masker: Masker) -> None:
         self._masker = masker
         self._held = b""
-        self._covered = 0
-        """How many of the held bytes belong to a secret whose mark has been handed out."""
+        self._covered = _NOTHING
+        """How many of the held bytes belong to a secret whose mark was handed out last."""
 
     def feed(self, piece: bytes) -> bytes:
         """Take the next piece; what is decided by now, masked."""
@@ -218,21 +317,18 @@ class MaskedStream:
 
     def _release(self, expression: _Expression, data: bytes, until: int) -> bytes:
         """Mask and hand out `data[:until]`, hold back the rest."""
-        spans = expression.spans(data)
-        if not spans and not self._covered:
-            self._held = data[until:]
+        spans = expression.spans(data, until)
+        self._held = data[until:]
+        if not spans and self._covered == _NOTHING:
             return data[:until]
         parts: list[bytes] = []
-        position = min(self._covered, until)
         covered_until = self._covered
+        position = min(max(0, covered_until), until)
         for start, end in spans:
-            if start >= until:
-                break
-            if start >= covered_until:
+            if start > covered_until:
                 parts += (data[position:start], MARK)
             covered_until = max(covered_until, end)
             position = min(covered_until, until)
         parts.append(data[position:until])
-        self._held = data[until:]
-        self._covered = max(0, covered_until - until)
+        self._covered = max(_NOTHING, covered_until - until)
         return b"".join(parts)

@@ -80,6 +80,11 @@ class PlannedStep:
     because: str = ""
     """One sentence: why this lane."""
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> PlannedStep:
+        """A step as it stands in `Plan.to_json`."""
+        return cls(**{**data, "lane": Lane(data["lane"])})
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
@@ -116,9 +121,7 @@ class Plan:
                 pool_start=PoolStart(options["pool_start"]),
                 default_timeout_seconds=options["default_timeout_seconds"],
             ),
-            steps=tuple(
-                PlannedStep(**{**step, "lane": Lane(step["lane"])}) for step in data["steps"]
-            ),
+            steps=tuple(PlannedStep.from_json(step) for step in data["steps"]),
         )
 
     @property

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,8 @@ from typing import Any
 from . import reaper, trees
 from .cancellation import CancelReason, CancelToken
 from .errors import CannotStart
+from .namespaces import Namespace
+from .namespaces import enable as use_namespaces
 from .reaper import Process, send
 from .trees import KillLevel, Tree, become_subreaper, kill_level
 
@@ -33,6 +35,7 @@ __all__ = [
     "become_subreaper",
     "kill_level",
     "run",
+    "use_namespaces",
 ]
 
 TAIL_LIMIT = 64 * 1024
@@ -63,12 +66,12 @@ class Reaper:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe = -1
-        self._steps: dict[str, int] = {}
+        self._steps: dict[str, tuple[int, str]] = {}
 
-    def watch(self, key: str, pid: int = 0) -> None:
+    def watch(self, key: str, pid: int = 0, output: str = "-") -> None:
         """The step `key` runs or is about to."""
-        self._steps[key] = pid
-        self._tell(f"+ {pid} {key}\n")
+        self._steps[key] = pid, output
+        self._tell(f"+ {pid} {output} {key}\n")
 
     def forget(self, key: str) -> None:
         """The step `key` has ended with everything that it started."""
@@ -116,8 +119,8 @@ class Reaper:
                 stderr=subprocess.DEVNULL,
                 cwd="/",
             )
-            for key, pid in tuple(self._steps.items()):
-                os.write(self._pipe, f"+ {pid} {key}\n".encode())
+            for key, (pid, output) in tuple(self._steps.items()):
+                os.write(self._pipe, f"+ {pid} {output} {key}\n".encode())
         except OSError as error:
             # Steps run all the same; only the death of this very process would leave some behind.
             logger.warning("The reaper of worker process %d does not run: %s", os.getpid(), error)
@@ -151,6 +154,8 @@ class Command:
     grace_seconds: float
     private_directory: str = ""
     """A directory that only this command knows: another mark of its processes."""
+    pass_fds: Sequence[int] = ()
+    """Descriptors that it inherits, under the same numbers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,6 +179,18 @@ class Ended:
     @property
     def is_proven(self) -> bool:
         return self.receipt is None or bool(self.receipt["proven_empty"])
+
+
+def nothing_to_end() -> dict[str, Any]:
+    """The receipt of a step that was to stop, but whose processes had all ended, or not begun."""
+    return {
+        "signals": [],
+        "processes": 0,
+        "proven_empty": True,
+        "seconds": 0.0,
+        "kill_level": kill_level().value,
+        "after_exit": False,
+    }
 
 
 class WakeUp:
@@ -214,9 +231,9 @@ def run(
     """
     _reaper.watch(command.key)
     try:
-        child, output = _start(command)
-        _reaper.watch(command.key, child.pid)
-        attempt = _Attempt(command, child, output, wake_up, on_output)
+        child, namespace, output = _start(command)
+        _reaper.watch(command.key, child.pid, _name(output))
+        attempt = _Attempt(command, child, namespace, output, wake_up, on_output)
         try:
             return attempt.run(timeout_seconds)
         finally:
@@ -225,20 +242,22 @@ def run(
         _reaper.forget(command.key)
 
 
-def _start(command: Command) -> tuple[subprocess.Popen[bytes], int]:
-    """The running command and the end of the pipe that its output comes from."""
+def _start(command: Command) -> tuple[subprocess.Popen[bytes], Namespace | None, int]:
+    """The running command, its namespace, and the end of the pipe that its output comes from."""
     environment = {reaper.COOKIE: command.key, **command.environment, reaper.COOKIE: command.key}
     read_end, write_end = os.pipe()
     # A blocked signal is inherited, and SIGTERM must arrive.
     blocked = signal.pthread_sigmask(signal.SIG_SETMASK, ())
     try:
-        child = trees.start(
+        child, namespace = trees.start_command(
             command.argv,
+            command.key,
             stdin=subprocess.DEVNULL,
             stdout=write_end,
             stderr=write_end,
             cwd=command.directory,
             env=environment,
+            pass_fds=command.pass_fds,
         )
     except (OSError, ValueError) as error:
         os.close(read_end)
@@ -247,7 +266,12 @@ def _start(command: Command) -> tuple[subprocess.Popen[bytes], int]:
         os.close(write_end)
         if blocked:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-    return child, read_end
+    return child, namespace, read_end
+
+
+def _name(descriptor: int) -> str:
+    """Of a pipe, such as `pipe:[123]`."""
+    return reaper.link(f"/proc/self/fd/{descriptor}") or "-"
 
 
 def _why_not(command: Command, error: OSError | ValueError) -> str:
@@ -268,9 +292,14 @@ def _why_not(command: Command, error: OSError | ValueError) -> str:
 
 
 def _pidfd(pid: int) -> int:
-    """A descriptor that becomes readable when `pid` ends; -1 if there is none."""
+    """A descriptor that becomes readable when `pid` ends; -1 where there is no such thing.
+
+    Raises `ProcessLookupError`.
+    """
     try:
         return os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise
     except (AttributeError, OSError):
         return -1
 
@@ -290,12 +319,14 @@ class _Attempt:
         self,
         command: Command,
         child: subprocess.Popen[bytes],
+        namespace: Namespace | None,
         output: int,
         wake_up: WakeUp,
         on_output: Callable[[bytes], None],
     ) -> None:
         self._command = command
         self._child = child
+        self._namespace = namespace
         self._wake_up = wake_up
         self._on_output = on_output
         self._tail = bytearray()
@@ -306,8 +337,9 @@ class _Attempt:
         self._tree = Tree(
             child.pid,
             command.key,
-            output=os.fstat(output).st_ino,
+            output=_name(output),
             directory=command.private_directory,
+            namespace=namespace,
         )
         self._poll = select.poll()
         for descriptor in (output, self._pidfd, wake_up.descriptor):
@@ -321,10 +353,12 @@ class _Attempt:
         while not self._exited and not stopped:
             ready = self._pump(deadline)
             stopped = self._wake_up.descriptor in ready or _is_over(deadline)
-        if not self._exited:
-            receipt = self._end(after_exit=False)
+        # It may have come to its own end since.
+        members = [] if self._exited else self._look()
+        if members:
+            receipt = self._end(members, after_exit=False)
         elif self._settle():
-            receipt = self._end(after_exit=True)
+            receipt = self._end(self._look(), after_exit=True)
         self._drain()
         return Ended(
             # Not waited for earlier: a zombie leader keeps its pid from naming another session.
@@ -335,6 +369,10 @@ class _Attempt:
         )
 
     def close(self) -> None:
+        self._tree.close()
+        if self._namespace is not None:
+            self._namespace.end(self._child, GIVE_UP_SECONDS)
+            self._namespace.close()
         if self._child.poll() is None:
             # Nothing helped, or the engine itself failed.
             with suppress(ProcessLookupError, PermissionError):
@@ -385,7 +423,10 @@ class _Attempt:
 
     def _await(self, member: Process, deadline: float) -> None:
         """Wait until `member` has ended, at most until `deadline`; output passes meanwhile."""
-        descriptor = _pidfd(member.pid)
+        try:
+            descriptor = _pidfd(member.pid)
+        except ProcessLookupError:
+            return
         if descriptor < 0:
             self._pump(min(deadline, time.monotonic() + _POLL_SECONDS))
             return
@@ -408,16 +449,20 @@ class _Attempt:
 
     # Ending
 
-    def _end(self, *, after_exit: bool) -> dict[str, Any]:
-        """End the tree and say how."""
+    def _end(self, members: list[Process], *, after_exit: bool) -> dict[str, Any]:
+        """End the tree, of which `members` are known, and say how."""
         started = time.monotonic()
         # A token stays fired: its descriptor would cut every further wait short.
         self._poll.unregister(self._wake_up.descriptor)
         signals = ["SIGTERM"]
-        self._terminate()
+        self._terminate(members)
         is_empty = self._is_empty_before(started + self._grace())
         if not is_empty:
             signals.append("SIGKILL")
+        if self._namespace is not None:
+            # Two empty looks are good, the word of the kernel is better.
+            is_empty = self._namespace.end(self._child, GIVE_UP_SECONDS)
+        elif not is_empty:
             is_empty = self._kill()
         unknown = self._tree.unknown()
         receipt: dict[str, Any] = {
@@ -425,7 +470,7 @@ class _Attempt:
             "processes": self._tree.count,
             "proven_empty": is_empty and not unknown,
             "seconds": round(time.monotonic() - started, 3),
-            "kill_level": kill_level().value,
+            "kill_level": self._tree.level.value,
             "after_exit": after_exit,
         }
         if unknown:
@@ -438,13 +483,12 @@ class _Attempt:
         return self._command.grace_seconds
 
     def _look(self) -> list[Process]:
+        """Before each signal: who descends from whom is lost when the first of them ends."""
         return self._tree.look(leader_exited=self._exited)
 
-    def _terminate(self) -> None:
+    def _terminate(self, members: list[Process]) -> None:
         """SIGTERM to each process once: the second one makes some programs drop everything."""
         leader = self._child.pid
-        # Look first: who descends from whom is lost when the first of them ends.
-        members = self._look()
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(leader, signal.SIGTERM)
         send((member for member in members if member.group != leader), signal.SIGTERM)
@@ -472,14 +516,9 @@ class _Attempt:
             empty = 0
             if _is_over(deadline):
                 return False
-            _kill_groups(members)
-            send(members, signal.SIGKILL)
-            self._await(members[0], time.monotonic() + _KILL_PAUSE_SECONDS)
+            self._tree.kill(members)
+            # To look is dearer than to wait, above all when many steps end at once.
+            pause = time.monotonic() + _KILL_PAUSE_SECONDS
+            for member in members:
+                self._await(member, pause)
         return True
-
-
-def _kill_groups(members: Iterable[Process]) -> None:
-    """A group receives a signal as a whole: none of it can fork away meanwhile."""
-    for group in {member.group for member in members} - {0, 1, os.getpgrp()}:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(group, signal.SIGKILL)

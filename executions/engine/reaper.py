@@ -3,8 +3,9 @@
 As a program (`python -I -S reaper.py`) it runs beside each worker and must stand alone: standard
 library only. Its standard input comes from the worker, a line at a time:
 
-    + PID KEY    the step KEY runs; its leader is PID, 0 as long as that is not known
-    - KEY        the step KEY has ended, with all of its processes
+    + PID OUTPUT KEY    the step KEY runs and writes to OUTPUT, such as pipe:[123];
+                        its leader is PID, 0 as long as that is not known
+    - KEY               the step KEY has ended, with all of its processes
 
 The end of the input means that the worker is gone, however it went. What is still registered then
 is ended: SIGTERM, 0.3 s later SIGKILL, until nothing is left.
@@ -13,14 +14,19 @@ is ended: SIGTERM, 0.3 s later SIGKILL, until nothing is left.
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from hashlib import blake2b
 from typing import NamedTuple
 
 COOKIE = "STEPSITE_STEP"
 """The variable in the environment of every process of a step; its value is the step's key."""
+_MARKED_LIMIT = getattr(resource, "RLIMIT_RTTIME", -1)
+"""Processor time of a real-time process in µs. Nobody notices a limit of many thousand years."""
 _TERM_SECONDS = 0.3
 _GIVE_UP_SECONDS = 30.0
 _PAUSE_SECONDS = 0.02
@@ -126,6 +132,49 @@ def cookie(pid: int) -> str | None:
     return ""
 
 
+def link(path: str) -> str:
+    """Where a link of /proc leads; empty if the process is gone or not ours."""
+    try:
+        return os.readlink(path)  # noqa: PTH115
+    except OSError:
+        return ""
+
+
+def outputs(pid: int) -> tuple[str, str]:
+    """What a process writes to; `pipe:[…]` names one pipe of this host."""
+    return link(f"/proc/{pid}/fd/1"), link(f"/proc/{pid}/fd/2")
+
+
+def mark(key: str) -> int:
+    """What makes the processes of a step known that shed everything else: a resource limit.
+
+    A daemon opens a session, clears its environment, changes its directory and closes its files.
+    Limits it inherits, and this one no program changes but on purpose.
+    """
+    return 1 << 61 | int.from_bytes(blake2b(key.encode(), digest_size=7).digest(), "big")
+
+
+def set_mark(pid: int, key: str) -> None:
+    """Mark a process that has just started, unless a limit or another mark is on it already."""
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    # No prlimit elsewhere than on Linux; a process that has ended, or is another user's by now.
+    with suppress(AttributeError, ValueError, OSError):
+        if resource.prlimit(pid, _MARKED_LIMIT) == unlimited:
+            resource.prlimit(pid, _MARKED_LIMIT, (mark(key), mark(key)))
+
+
+def mark_of(pid: int) -> int:
+    """The mark of a process; some other number if it has none."""
+    try:
+        return resource.prlimit(pid, _MARKED_LIMIT)[1]
+    except PermissionError:  # it has changed its user; what it may read of others is more
+        _, _, rest = read(f"/proc/{pid}/limits").partition(b"Max realtime timeout")
+        hard = rest.split()[1:2]
+        return int(hard[0]) if hard and hard[0].isdigit() else 0
+    except (AttributeError, ValueError, OSError):
+        return 0
+
+
 def descendants(roots: Iterable[int], table: Iterable[Process]) -> set[int]:
     """The pids of `roots` and of everything below them in `table`."""
     children: dict[int, list[int]] = {}
@@ -144,14 +193,21 @@ def descendants(roots: Iterable[int], table: Iterable[Process]) -> set[int]:
 class Sweep:
     """Finds the living processes of some steps in the whole table.
 
-    A process is one of them if it is in a session or group that a leader opened, carries a key,
-    was one of them before, or descends from one. It remembers, so each look finds more than the
-    last.
+    A process is one of them if it is in a session or group that a leader opened, carries a key or
+    its mark, writes to one of their pipes, was one of them before, or descends from one. It
+    remembers, so each look finds more than the last.
     """
 
-    def __init__(self, leaders: Iterable[int] = (), keys: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        leaders: Iterable[int] = (),
+        keys: Iterable[str] = (),
+        pipes: Iterable[str] = (),
+    ) -> None:
         self.leaders = {pid for pid in leaders if pid > 1}
         self.keys = set(keys)
+        self._marks = {mark(key) for key in self.keys}
+        self._pipes = {pipe for pipe in pipes if pipe.startswith("pipe:")}
         self.seen: set[tuple[int, int]] = set()
 
     def look(self) -> list[Process]:
@@ -161,22 +217,51 @@ class Sweep:
         self.seen.update((entry.pid, entry.started) for entry in members)
         return members
 
+    def kill(self, members: Sequence[Process]) -> None:
+        """SIGKILL to each, and to whole groups, so that none of them can fork away meanwhile.
+
+        Only sessions that a process of the steps has opened are sure to hold nobody else.
+        """
+        own = self.leaders | {pid for pid, _ in self.seen}
+        groups = {member.group for member in members if member.session in own}
+        for group in groups - {0, 1, os.getpgrp()}:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, signal.SIGKILL)
+        send(members, signal.SIGKILL)
+
     def _is_marked(self, entry: Process) -> bool:
         return (
             entry.session in self.leaders
             or entry.group in self.leaders
             or (entry.pid, entry.started) in self.seen
+            or mark_of(entry.pid) in self._marks
             or cookie(entry.pid) in self.keys
+            or not self._pipes.isdisjoint(outputs(entry.pid))
         )
 
 
 def send(members: Iterable[Process], number: int) -> None:
     """Send a signal to each; those that are gone by now do not matter."""
     for member in members:
-        try:
-            os.kill(member.pid, number)
-        except (ProcessLookupError, PermissionError):
-            continue
+        with suppress(ProcessLookupError, PermissionError):
+            _send(member, number)
+
+
+def _send(member: Process, number: int) -> None:
+    try:
+        descriptor = os.pidfd_open(member.pid)
+    except ProcessLookupError:
+        return
+    except (AttributeError, OSError):
+        os.kill(member.pid, number)
+        return
+    try:
+        now = process(member.pid)
+        # Between the look and the signal its pid may have gone to somebody else.
+        if now is not None and now.started == member.started:
+            signal.pidfd_send_signal(descriptor, number)
+    finally:
+        os.close(descriptor)
 
 
 def end(sweep: Sweep) -> None:
@@ -188,36 +273,37 @@ def end(sweep: Sweep) -> None:
     empty = 0
     while empty < 2 and time.monotonic() - started < _GIVE_UP_SECONDS:
         members = sweep.look()
-        send(members, signal.SIGKILL)
+        sweep.kill(members)
         empty = 0 if members else empty + 1
         if members:
             time.sleep(_PAUSE_SECONDS)
 
 
-def registered(source: int) -> dict[str, int]:
-    """Read until the end of the input; which keys are left then, with their leaders."""
-    leaders: dict[str, int] = {}
+def registered(source: int) -> dict[str, tuple[int, str]]:
+    """Read until the end of the input; which keys are left then, with leader and output."""
+    running: dict[str, tuple[int, str]] = {}
     rest = b""
     while data := os.read(source, 1 << 16):
         *lines, rest = (rest + data).split(b"\n")
         for line in lines:
             operation, _, words = line.decode().partition(" ")
             if operation == "+":
-                pid, _, key = words.partition(" ")
-                leaders[key] = int(pid)
+                pid, output, key = words.split(" ", 2)
+                running[key] = int(pid), output
             else:
-                leaders.pop(words, None)
+                running.pop(words, None)
         # Lines may wait in the pipe: a wake-up for each would cost the worker's processor.
         time.sleep(_PAUSE_SECONDS)
-    return leaders
+    return running
 
 
 def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    leaders = registered(sys.stdin.fileno())
-    if leaders:
-        end(Sweep(leaders.values(), leaders))
+    running = registered(sys.stdin.fileno())
+    if running:
+        leaders, pipes = zip(*running.values(), strict=True)
+        end(Sweep(leaders, running, pipes))
 
 
 if __name__ == "__main__":

@@ -167,6 +167,18 @@ def ago(moment: datetime | None) -> str | SafeString:
 
 
 @register.simple_tag
+def at(moment: datetime) -> SafeString:
+    """The time of day in UTC; the date is in its title."""
+    utc = moment.astimezone(UTC)
+    return format_html(
+        '<time datetime="{}" title="{}">{} UTC</time>',
+        _stamp(moment),
+        utc.strftime("%Y-%m-%d %H:%M:%S UTC"),
+        utc.strftime("%H:%M:%S"),
+    )
+
+
+@register.simple_tag
 def elapsed(item: Run | StepRun) -> str | SafeString:
     """How long something has taken so far, or took. A run that never started: how long it waits."""
     start = item.started_at or (item.queued_at if isinstance(item, Run) else None)

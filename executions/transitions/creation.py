@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from datetime import timedelta
 
@@ -65,9 +66,16 @@ def _step_run(run: Run, step: PlannedStep, step_id: int | None) -> StepRun:
 
 
 def overdue_hints(age: timedelta) -> list[int]:
-    """The ids of runs that wait and whose last hint is older than `age`."""
-    waiting = Run.objects.queued().filter(_is_overdue(age))
-    return list(waiting.order_by("pk").values_list("pk", flat=True))
+    """The ids of runs that could be claimed now and whose last hint is older than `age`."""
+    taken = Counter(Run.objects.running().values_list("batch_id", flat=True))
+    waiting = Run.objects.queued().annotate(is_overdue=_is_overdue(age)).order_by("pk")
+    rows = waiting.values_list("pk", "batch_id", "batch__max_active_runs", "is_overdue")
+    found = []
+    for pk, batch_id, most, is_overdue in rows:
+        if is_overdue and (batch_id is None or taken[batch_id] < most):
+            found.append(pk)
+        taken[batch_id] += 1  # the next one of the batch waits for this one
+    return found
 
 
 def mark_hinted(run_id: int, *, age: timedelta) -> bool:
@@ -79,4 +87,4 @@ def mark_hinted(run_id: int, *, age: timedelta) -> bool:
 def _is_overdue(age: timedelta) -> Q:
     """A hint of the future was sent before the clock was put back: nobody knows how old it is."""
     now = timezone.now()
-    return Q(hinted_at=None) | Q(hinted_at__lt=now - age) | Q(hinted_at__gt=now)
+    return Q(hinted_at__isnull=True) | Q(hinted_at__lt=now - age) | Q(hinted_at__gt=now)

@@ -33,6 +33,9 @@ from .rows import (
     requeue,
 )
 
+_CHUNKS_AT_ONCE = 2
+"""Drivers copy all the output that is in one statement, more than once."""
+
 
 @dataclass(frozen=True, slots=True)
 class LogPiece:
@@ -89,8 +92,10 @@ def _record(lease: Lease, group: Group, ids: Sequence[int]) -> Recorded:
         if sequence != lease.sequence + 1:
             # Somebody wrote facts. The row is locked, so what is read now holds until the commit.
             cancels = read_cancel_requests(lease.run_id)
-            counted, started = len(started), _permitted(group.starts, ids, cancels)
-            _uncount(lease.run_id, counted - len(started))
+            permitted = _permitted(started, ids, cancels)
+            _check_not_begun([item for item in started if item not in permitted], ids)
+            _uncount(lease.run_id, len(started) - len(permitted))
+            started = permitted
         rows = _Rows(cursor, connection.ops.adapt_datetimefield_value, ids, sequence)
         rows.finish(group.finishes)
         rows.start(started)
@@ -205,6 +210,14 @@ def _lock(cursor: Any, lease: Lease, deltas: Counter[StepStatus]) -> int:
     return int(rows[0][0])
 
 
+def _check_not_begun(refused: Sequence[Start], ids: Sequence[int]) -> None:
+    """A START that meets a request now may have been committed before it, and the answer lost."""
+    for start in refused:
+        begun = StepRun.objects.filter(pk=ids[start.position], attempt=start.attempt)
+        if begun.filter(status=StepStatus.RUNNING).exists():
+            raise StaleTransitionError(f"step run {ids[start.position]} has started already")
+
+
 def _uncount(run_id: int, starts: int) -> None:
     """Take back the count of STARTs that are not written after all."""
     if starts:
@@ -312,8 +325,11 @@ class _Rows:
         if not pieces:
             return
         LogChunk.objects.bulk_create(
-            LogChunk(step_run_id=piece.step_run_id, offset=piece.offset, data=piece.data)
-            for piece in pieces
+            (
+                LogChunk(step_run_id=piece.step_run_id, offset=piece.offset, data=piece.data)
+                for piece in pieces
+            ),
+            batch_size=_CHUNKS_AT_ONCE,
         )
         sizes = {piece.step_run_id: piece.offset + len(piece.data) for piece in pieces}
         self._change(_LOG_SIZE, [(size, self._sequence, pk) for pk, size in sizes.items()])

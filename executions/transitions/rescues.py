@@ -21,15 +21,17 @@ WORKER_LOST = "worker_lost"
 """The worker stopped answering; the step may still run where it was."""
 
 
-def rescue_run(run_id: int, *, epoch: int, beat: int, proven: bool) -> bool:
+def rescue_run(run_id: int, *, epoch: int, beat: int, proven: bool, waits: bool = True) -> bool:
     """Take a run from a holder that died, and say what is known of its steps.
 
-    `proven`: the process is known to be dead, not only silent. False if the holder wrote
-    meanwhile. Retry-safe steps go back to PENDING while they have attempts left, the others end
-    INTERRUPTED. A run whose cancel was requested ends here.
+    `proven`: the process is known to be dead, not only silent. False if the holder wrote meanwhile
+    or, unless it `waits`, if somebody has the run locked. Retry-safe steps go back to PENDING while
+    they have attempts left, the others end INTERRUPTED. A run whose cancel was requested ends here.
     """
     with transaction.atomic():
         held = Run.objects.running().filter(pk=run_id, epoch=epoch, beat=beat)
+        if not held.select_for_update(skip_locked=not waits, no_key=True).exists():
+            return False
         if not held.update(sequence=F("sequence") + 1):
             return False
         run = Run.objects.get(pk=run_id)

@@ -15,8 +15,11 @@ TIMEOUT_SECONDS = 20.0
 class Client:
     """Somebody who is signed in. Answers other than 2xx raise `urllib.error.HTTPError`."""
 
-    def __init__(self, url: str, name: str, password: str) -> None:
+    def __init__(
+        self, url: str, name: str, password: str, *, timeout: float = TIMEOUT_SECONDS
+    ) -> None:
         self.url = url
+        self._timeout = timeout
         self._jar = CookieJar()
         self._opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(self._jar))
         self._open("sign-in/")
@@ -26,6 +29,10 @@ class Client:
     def get(self, path: str) -> Any:
         """The JSON at `path`, which is below the root: `api/runs/7`."""
         return json.loads(self._open(path, accept="application/json"))
+
+    def read(self, path: str) -> bytes:
+        """Whatever is at `path`."""
+        return self._open(path)
 
     def post(self, path: str, body: Any) -> Any:
         return json.loads(
@@ -72,5 +79,5 @@ class Client:
             if content_type == "application/json":
                 headers["X-CSRFToken"] = self._token
         request = urllib.request.Request(self.url + path, data, headers)
-        with self._opener.open(request, timeout=TIMEOUT_SECONDS) as response:
+        with self._opener.open(request, timeout=self._timeout) as response:
             return bytes(response.read())

@@ -119,3 +119,33 @@ def test_a_run_that_went_wrong(visit: Open, api: Client) -> None:
     run.row("MarkupStep").get_by_role("link").click()
     expect(run.page.locator("#log-message")).to_be_visible()
     expect_accessible(run.page)
+
+
+def test_what_is_asked_before_a_cancel(visit: Open, start: Start) -> None:
+    """The dialog about a critical step, the one about everything, and the pages behind them."""
+    run_id = start("strict")
+    run = RunPage.live(visit(f"runs/{run_id}/"), run_id)
+    run.expect_steps(CreateIndexStep="running")
+    run.cancel("CreateIndexStep").click()
+    expect(run.page.get_by_role("dialog")).to_contain_text("after it will be skipped")
+    expect_accessible(run.page)
+    page = visit("")
+    expect(page.locator("html")).to_have_attribute("data-live", "open")
+    page.get_by_role("button", name="Cancel everything").click()
+    expect(page.get_by_role("dialog").get_by_role("listitem")).not_to_have_count(0)
+    expect_accessible(page)
+    step = run.page.locator(".step-row[data-step-run]").first.get_attribute("data-step-run")
+    for path in ("runs/cancel/", f"runs/{run_id}/cancel/", f"step-runs/{step}/cancel/"):
+        expect_accessible(visit(path))
+
+
+def test_what_may_still_be_running(visit: Open, start: Start) -> None:
+    """The warning of an abandoned thread."""
+    run_id = start("heedless")
+    run = RunPage.live(visit(f"runs/{run_id}/"), run_id)
+    run.expect_steps(HeedlessStep="running")
+    run.cancel("HeedlessStep").click()
+    run.expect_steps(HeedlessStep="interrupted")
+    run.row("HeedlessStep").get_by_role("link").click()
+    expect(run.page.locator("#log-receipt .doubt")).to_be_visible()
+    expect_accessible(run.page)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -69,3 +71,37 @@ def test_a_step_and_a_batch_are_defined_and_run(visit: Open, api: Client) -> Non
     run.expect_run("Succeeded")
     run.row("GreetStep").get_by_role("link").click()
     expect(page.locator("#log-lines")).to_have_text("hello you")
+
+
+def test_the_entries_of_a_batch_fit_on_the_screen(visit: Open) -> None:
+    """Nothing lies outside a window of 1280 px."""
+    page = visit("admin/steps/batch/add/", viewport={"width": 1280, "height": 900})
+    page.locator(".add-row a").click()
+    expect(page.locator("tr.dynamic-entries").first).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+
+
+def test_the_form_of_a_rule_follows_its_condition(visit: Open) -> None:
+    """The operand is called what it is; a value is asked for only where it means something."""
+    page = visit("admin/steps/classificationrule/add/")
+    value = page.get_by_label("Value")
+    help_text = page.locator(".field-operand .help")
+    expect(help_text).to_contain_text("name equals: The whole name of the step")
+    page.get_by_label("Condition").select_option("name_matches")
+    expect(page.get_by_label("Pattern")).to_be_visible()
+    expect(help_text).to_have_text(re.compile(r"^\s*An RE2 pattern that is found anywhere"))
+    expect(value).to_be_hidden()
+    page.get_by_label("Condition").select_option("context_equals")
+    expect(page.get_by_label("Context key")).to_be_visible()
+    value.fill('"yes"')
+    page.get_by_label("Condition").select_option("context_truthy")
+    page.get_by_label("Name").fill("Left a value behind")
+    page.get_by_label("Context key").fill("flag")
+    page.get_by_role("button", name="Save", exact=True).click()
+    # What is wrong is never hidden.
+    expect(page.locator(".field-value .errorlist")).to_be_visible()
+    expect(value).to_have_value('"yes"')
+
+    plain = visit("admin/steps/classificationrule/add/", java_script_enabled=False)
+    expect(plain.get_by_label("Value")).to_be_visible()
+    expect(plain.locator(".field-operand .help")).to_contain_text("category is: The whole")

@@ -133,7 +133,9 @@ def test_cancelling_one_step_is_asked_then_proven(
         expect(output).to_contain_text("asked to stop")
         process = int(re.search(r"process (\d+)", output.inner_text())[1])
         assert is_alive(process)
-        expect(run.page.locator("#log-facts")).to_contain_text(OPERATOR)
+        expect(run.page.locator("#log-receipt")).to_contain_text(
+            f"Cancel asked for by {OPERATOR} at "
+        )
         assert api.statuses(run.run_id)["DeafStep"] == "running"
         run.expect_steps(DeafStep="cancelling", WarmCacheStep="running")
         gates.open("DeafStep")
@@ -170,6 +172,8 @@ def test_a_pending_step_is_cancelled_before_it_starts(
     run.expect_steps(CreateIndexStep="running")
     with run.staying():
         run.cancel("SendDigestStep").click()
+        dialog = run.page.get_by_role("dialog", name="Cancel SendDigestStep?")
+        dialog.get_by_role("button", name="Cancel step").click()
         run.expect_steps(SendDigestStep="cancelled", CreateIndexStep="running")
         run.cancel("PruneStep").click()
         run.expect_steps(PruneStep="cancelled")
@@ -204,9 +208,9 @@ def test_the_dialog_says_what_becomes_of_each_step(
     items = dialog.get_by_role("listitem")
     expect(items).to_contain_text(
         [
-            "DeafStep: SIGTERM to the whole process tree, SIGKILL after the grace",
-            "WarmCacheStep: asked to stop.",
-            "GuardedStep: protected. Only its end or its timeout ends it.",
+            "DeafStep (1 process): SIGTERM",
+            "WarmCacheStep: It is asked to stop",
+            "GuardedStep: Protected: it goes on, only its timeout of 100 s ends it.",
             "1 pending step will not start.",
         ]
     )
@@ -308,7 +312,7 @@ def test_without_scripts_steps_and_runs_are_cancelled_by_forms(
 
     page.get_by_role("button", name="Cancel run").click()
     expect(page.get_by_role("heading", level=1)).to_have_text(f"Cancel Nightly work #{run_id}?")
-    expect(page.locator(".consequences")).to_contain_text("CreateIndexStep: asked to stop.")
+    expect(page.locator(".consequences")).to_contain_text("CreateIndexStep: It is asked to stop")
     expect(page.locator(".consequences")).to_contain_text("CreateIndexStep stops half-way.")
     expect(page.locator(".consequences")).to_contain_text("3 pending steps will not start.")
     page.get_by_label("Note").fill("enough")

@@ -152,7 +152,7 @@ def test_a_rule_that_changed_meanwhile_shows_the_new_plan(
     admin.get_by_label("Name").fill("Caches come first")
     admin.get_by_label("Position").fill("1")
     admin.get_by_label("Condition").select_option("name_equals")
-    admin.get_by_label("Operand").fill("WarmCacheStep")
+    admin.get_by_label("Step name").fill("WarmCacheStep")
     admin.get_by_label("Critical").check()
     admin.get_by_role("button", name="Save", exact=True).click()
     expect(admin.get_by_text("was added successfully")).to_be_visible()

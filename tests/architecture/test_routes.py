@@ -70,8 +70,10 @@ CHANGES = [
     ("api/runs", {"batch": "nightly"}),
     ("api/runs/<int:run_id>/cancel", {}),
     ("api/step-runs/<int:step_run_id>/cancel", {}),
+    ("api/runs/cancel", {}),
     ("api/cancel-all", {}),
     ("batches/<slug:slug>/", {"action": "start"}),
+    ("runs/cancel/", {}),
     ("runs/<int:pk>/cancel/", {}),
     ("step-runs/<int:pk>/cancel/", {}),
 ]

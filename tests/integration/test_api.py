@@ -17,6 +17,7 @@ from executions.models import AuditEntry, Run, StepRun
 from executions.permissions import CANCEL_RUN, GROUPS, TRIGGER_RUN, VIEW_RUN, make_groups
 from steps.models import Batch, BatchStep, ClassificationRule
 from tests.factories import (
+    change_steps,
     make_batch,
     make_run,
     make_step,
@@ -69,8 +70,10 @@ def fields_of(response: Any) -> set[str]:
 
 PATHS = [
     "/api/runs",
+    "/api/runs/cancel",
     "/api/runs/{run}",
     "/api/runs/{run}/changes",
+    "/api/runs/{run}/forecast",
     "/api/runs/{run}/results",
     "/api/runs/{run}/cancel",
     "/api/step-runs/{step_run}/log",
@@ -427,6 +430,29 @@ def test_malformed_json_is_400(http: Client, batch: Batch, body: str | bytes) ->
         assert fields_of(response)
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"context": {"a": ' + "9" * 5000 + "}}", "numbers of at most 400 digits"),
+        ('{"context": {"a": [-' + "9" * 401 + "]}}", "numbers of at most 400 digits"),
+        ('{"context": {"day": 1, "at": 2, "day": 3}}', 'the key "day" twice'),
+        ('{"context": {"a": [{"b": {}}, {"b": 1, "b": 1}]}}', 'the key "b" twice'),
+    ],
+)
+def test_what_would_be_lost_in_a_context_is_refused(
+    http: Client, batch: Batch, text: str, told: str
+) -> None:
+    """In words of its own, and beside the field."""
+    response = post(http, "/api/plan", '{"batch": "nightly", ' + text[1:])
+    assert response.status_code == 400
+    assert fields_of(response) == {"context"}
+    assert told in response.json()["errors"][0]["message"]
+    response = post(http, "/api/plan", '{"batch": "nightly", "batch": "weekly"}')
+    assert (response.status_code, fields_of(response)) == (400, {"batch"})
+    as_large = '{"batch": "nightly", "context": {"a": ' + "9" * 400 + "}}"
+    assert post(http, "/api/plan", as_large).status_code == 200
+
+
 def test_a_body_that_is_too_large_is_413(http: Client, batch: Batch) -> None:
     """Also if its length is not announced."""
     body = json.dumps({"batch": "nightly", "context": {"a": "x" * (4 * 1024 * 1024)}})
@@ -498,6 +524,41 @@ def test_all_active_runs_are_cancelled(http: Client) -> None:
     assert response.status_code == 202
     assert response.json() == {"cancelled": active}
     assert post(http, "/api/cancel-all", "").status_code == 202
+
+
+def test_all_active_runs_are_drained(http: Client) -> None:
+    """Mode and note as for one."""
+    run = make_run(["running"])
+    response = post(http, "/api/runs/cancel", {"mode": "drain", "note": "tonight"})
+    assert response.json() == {"cancelled": [run.pk]}
+    run.refresh_from_db()
+    assert (run.cancel_mode, run.cancel_note) == ("drain", "tonight")
+    response = post(http, "/api/runs/cancel", {"mode": "kill", "note": 7})
+    assert (response.status_code, fields_of(response)) == (400, {"mode", "note"})
+
+
+def test_a_forecast(http: Client) -> None:
+    """One entry for each step that runs; the words are tested elsewhere."""
+    run = make_run(["running", "succeeded", "running", "pending"])
+    answer = http.get(f"/api/runs/{run.pk}/forecast").json()
+    assert [step["position"] for step in answer["steps"]] == [0, 2]
+    assert set(answer["steps"][0]) == {"id", "position", "name", "kind", "text", "processes"}
+    ended = make_run(["failed"], status=RunStatus.FAILED)
+    assert http.get(f"/api/runs/{ended.pk}/forecast").json() == {"steps": []}
+
+
+def test_receipts_are_in_snapshots_and_changes(http: Client) -> None:
+    """With who asked and why, and the process that ran it."""
+    run = make_run(["running"])
+    receipt = {"signals": ["SIGTERM"], "processes": 2, "proven_empty": True}
+    change_steps(run, cancel_requested_by="ada", cancel_note="wrong day", receipt=receipt)
+    for path in (f"/api/runs/{run.pk}", f"/api/runs/{run.pk}/changes?after=1"):
+        answer = http.get(path).json()
+        step = dict(zip(answer["columns"], answer["steps"][0], strict=True))
+        assert (step["receipt"], step["cancel_note"]) == (receipt, "wrong day")
+        assert answer["run"]["worker"] == {"host": "host", "pid": 1}
+    queued = make_run(status=RunStatus.QUEUED)
+    assert http.get(f"/api/runs/{queued.pk}").json()["run"]["worker"] is None
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,8 @@ def test_lines_stand_for_every_text(text):
         ({"parameters": '{"a": NaN}'}, "parameters", "finite"),
         ({"parameters": '{"a": "\\ud800"}'}, "parameters", "surrogate"),
         ({"parameters": "[" * 100_000}, "parameters", "This is not JSON."),
-        ({"parameters": '{"a": ' + "9" * 5000 + "}"}, "parameters", "This is not JSON."),
+        ({"parameters": '{"a": ' + "9" * 5000 + "}"}, "parameters", "of at most 400 digits."),
+        ({"parameters": '{"a": [{"b": 1, "b": 2}]}'}, "parameters", 'the key "b" twice'),
         ({"category": "a\tb"}, "category", "U+0009"),
     ],
 )
@@ -298,12 +299,23 @@ def test_steps_from_code_are_only_shown(root):
     text = page.content.decode()
     assert "This step comes from code" in text
     assert f"{step.name} in {step.module}" in text
+    assert "a thread of the worker" in text
     assert 'name="_save"' not in text
     assert root.post(url("step", "change", step.pk), {"name": "Mine"}).status_code == 403
     assert root.post(url("step", "delete", step.pk), {"post": "yes"}).status_code == 403
     bulk = {"action": "delete_selected", "_selected_action": step.pk, "post": "yes"}
     root.post(url("step", "changelist"), bulk)
     assert Step.objects.filter(pk=step.pk, name=step.name).exists()
+
+
+def test_a_step_from_code_tells_where_it_runs(root):
+    """In the admin and on the page of all steps."""
+    step = Step.objects.create(
+        name="HeavyStep", kind="python", from_code=True, target={"isolation": "process"}
+    )
+    text = root.get(url("step", "change", step.pk)).content.decode()
+    assert "a process of its own" in text
+    assert "own process" in root.get("/steps/").content.decode()
 
 
 def test_missing_steps_say_so_and_can_go(root, monkeypatch):

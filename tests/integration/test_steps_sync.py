@@ -207,6 +207,16 @@ def test_sync_is_idempotent_and_follows_the_code():
 
 
 @pytest.mark.django_db
+def test_isolation_is_the_target_of_a_python_step():
+    """The decorator decides it, and can take it back."""
+    for isolation, target in (("process", {"isolation": "process"}), ("thread", {})):
+        sync_steps(registered("SyncStep", isolation=isolation))
+        row = Step.objects.get(name="SyncStep")
+        row.full_clean()
+        assert (row.target, row.is_isolated) == (target, isolation == "process")
+
+
+@pytest.mark.django_db
 def test_a_vanished_function_is_missing_until_it_returns():
     """Its row stays, says so, and recovers."""
     sync_steps(registered("SyncStep", "OtherStep"))

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from django.db import IntegrityError, connection
+from django.db import IntegrityError, connection, transaction
 
 from executions import queries, transitions
 from executions.engine.outcomes import Outcome
@@ -484,6 +484,32 @@ def test_a_cancel_against_a_rescue(number: int) -> None:
     )
     check_counters(run)
     assert run.status == RunStatus.CANCELLED
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="it locks all rows at once")
+def test_a_rescuer_does_not_wait_for_a_row_that_is_locked() -> None:
+    """A worker that stands still in a transaction must not keep others from their rescue."""
+    run = make_run("a")
+    claim(run)
+    run.refresh_from_db()
+    facts = {"epoch": run.epoch, "beat": run.beat, "proven": False, "waits": False}
+    locked, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with transaction.atomic():
+            Run.objects.select_for_update().get(pk=run.pk)
+            locked.set()
+            assert done.wait(DEADLINE)
+
+    def rescue() -> bool:
+        assert locked.wait(DEADLINE)
+        try:
+            return transitions.rescue_run(run.pk, **facts)
+        finally:
+            done.set()
+
+    assert at_once(hold, rescue) == [None, False]
+    assert transitions.rescue_run(run.pk, **facts)
 
 
 @pytest.mark.parametrize("number", range(5))

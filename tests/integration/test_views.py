@@ -121,6 +121,8 @@ PATHS = [
     "/runs/{run}/",
     "/runs/{run}/?step={step}",
     "/runs/{run}/cancel/",
+    "/runs/cancel/",
+    "/step-runs/{step}/cancel/",
     "/steps/",
     "/sign-in/",
     "/nowhere/",
@@ -348,6 +350,8 @@ CONTEXTS = {
     "[1]": "must be an object",
     '"text"': "must be an object",
     '{"a": NaN}': "NaN is not JSON",
+    '{"a": ' + "9" * 5000 + "}": "must have numbers of at most 400 digits",
+    '{"day": 1, "day": 2}': "must not hold the key &quot;day&quot; twice",
     "[" * 100_000: "This is not JSON",
     json.dumps({"a": "x" * 1_100_000}): "must have at most 1048576 bytes",
 }
@@ -623,7 +627,6 @@ def test_cancelling_a_step_by_form(http: Client) -> None:
     response = http.post(f"/step-runs/{step.pk}/cancel/", follow=True)
     assert response.redirect_chain == [(f"/runs/{run.pk}/?step={step.pk}", 302)]
     assert (step.pk, "cancelling") in rows_of(response)
-    assert http.get(f"/step-runs/{step.pk}/cancel/").status_code == 405
 
 
 def test_a_protected_step_is_not_cancelled(http: Client) -> None:
@@ -635,6 +638,177 @@ def test_a_protected_step_is_not_cancelled(http: Client) -> None:
     assert "only its timeout" in text_of(response)
     step.refresh_from_db()
     assert step.cancel_requested_at is None
+
+
+def test_a_step_is_asked_about_first(http: Client) -> None:
+    """Where it is critical: what becomes of it, and of those that come after it."""
+    run = make_run(["running", "pending", "pending", "running"], critical=3)
+    critical, free = run.step_runs.get(position=0), run.step_runs.get(position=3)
+    page = text_of(http.get(f"/runs/{run.pk}/"))
+    assert f'href="/step-runs/{critical.pk}/cancel/"' in page
+    assert f'action="/step-runs/{free.pk}/cancel/"' in page
+    asked = text_of(http.get(f"/step-runs/{critical.pk}/cancel/"))
+    assert "<b>entry 0</b>: SIGTERM to the whole process tree" in asked
+    assert "Critical step <b>entry 0</b> stops half-way" in asked
+    assert "<b>2 critical steps</b> after it will be skipped" in asked
+    assert "entry 3" not in asked
+    Run.objects.update(failure_policy="continue")
+    assert "after it" not in text_of(http.get(f"/step-runs/{critical.pk}/cancel/"))
+    Run.objects.update(failure_policy="stop_run")
+    assert "Nothing new starts after it" in text_of(http.get(f"/step-runs/{critical.pk}/cancel/"))
+    pending = run.step_runs.get(position=1)
+    assert "will not start" in text_of(http.get(f"/step-runs/{pending.pk}/cancel/"))
+    http.post(f"/step-runs/{critical.pk}/cancel/", {"note": "it hangs"})
+    critical.refresh_from_db()
+    assert (critical.cancel_requested_by, critical.cancel_note) == ("otto", "it hangs")
+    assert "cannot be cancelled now" in text_of(http.get(f"/step-runs/{critical.pk}/cancel/"))
+    response = http.post(f"/step-runs/{pending.pk}/cancel/", {"note": "x" * 501}, follow=True)
+    assert "nothing was cancelled" in text_of(response)
+
+
+def test_everything_is_cancelled_by_form(http: Client, viewer: Client) -> None:
+    """After a page that lists what is active."""
+    assert "Nothing is active" in text_of(http.get("/runs/cancel/"))
+    running = make_run(["running", "running", "pending"])
+    queued = make_run(status=RunStatus.QUEUED)
+    assert 'id="cancel-all"' in text_of(http.get("/"))
+    assert 'id="cancel-all"' not in text_of(viewer.get("/"))
+    assert viewer.get("/runs/cancel/").status_code == 403
+    page = text_of(http.get("/runs/cancel/"))
+    assert "Cancel all 2 active runs?" in page
+    assert f"<b>Nightly #{running.pk}</b>: 2 steps running, 1 pending" in page
+    assert f"<b>Nightly #{queued.pk}</b>: queued, 3 steps pending" in page
+    response = http.post("/runs/cancel/", {"mode": "drain", "note": "tonight"}, follow=True)
+    assert "The cancel reached 2 runs." in text_of(response)
+    running.refresh_from_db()
+    queued.refresh_from_db()
+    assert (running.cancel_mode, running.cancel_note) == ("drain", "tonight")
+    assert queued.status == RunStatus.CANCELLED
+    response = http.post("/runs/cancel/", {"note": "x" * 501}, follow=True)
+    assert "nothing was cancelled" in text_of(response)
+
+
+def test_a_drain_is_shown_with_what_still_runs(http: Client) -> None:
+    """And a stop as such."""
+    run = make_run(["running", "running", "cancelled"], cancel_requested_at=timezone.now())
+    for mode, verb in ((CancelMode.DRAIN, "draining"), (CancelMode.STOP, "stopping")):
+        Run.objects.update(cancel_mode=mode, cancel_requested_by="ada")
+        page = text_of(http.get(f"/runs/{run.pk}/"))
+        assert f'<em id="waiting">{verb}: 2 steps still running</em>' in page
+        assert ("Running steps may finish." in page) is (mode == CancelMode.DRAIN)
+
+
+def test_without_pool_steps_there_is_no_pool(http: Client) -> None:
+    """A card that says 0 of 4 would be read as trouble."""
+    ordered, mixed = make_run(2, critical=2), make_run(2, critical=1)
+    assert re.search(r'id="pool" +hidden', text_of(http.get(f"/runs/{ordered.pk}/")))
+    assert not re.search(r'id="pool" +hidden', text_of(http.get(f"/runs/{mixed.pk}/")))
+
+
+# ---- receipts -----------------------------------------------------------------------------------
+
+NOW = timezone.now()
+SECONDS_AGO = NOW - timedelta(seconds=2)
+STEP_ASKED = {"cancel_requested_at": SECONDS_AGO, "cancel_requested_by": "ada"}
+KILLED = {
+    "signals": ["SIGTERM", "SIGKILL"],
+    "processes": 4,
+    "proven_empty": True,
+    "seconds": 1.25,
+    "kill_level": "subreaper",
+    "after_exit": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("status", "facts", "said"),
+    [
+        ("running", STEP_ASKED, "Asked to stop; shown as cancelled when that is proven."),
+        ("cancelled", STEP_ASKED, "Cancelled 2.0s later."),
+        ("cancelled", {**STEP_ASKED, "started_at": None}, "It had not started."),
+        ("succeeded", STEP_ASKED, "It came to its own end first, 2.0s after the request."),
+        (
+            "cancelled",
+            {**STEP_ASKED, "receipt": KILLED},
+            "SIGTERM, then SIGKILL to 4 processes; none left after 1.2s. Kill level: subreaper.",
+        ),
+        (
+            "timed_out",
+            {"reason": "timeout", "receipt": KILLED},
+            "Its limit of 30 s was reached. SIGTERM, then SIGKILL to 4 processes",
+        ),
+        ("timed_out", {"reason": "timeout"}, "Its limit of 30 s was reached."),
+        (
+            "succeeded",
+            {"receipt": {**KILLED, "after_exit": True}},
+            "It ended by itself and left something running. SIGTERM, then SIGKILL",
+        ),
+    ],
+)
+def test_a_receipt_says_what_was_done(
+    http: Client, status: str, facts: dict[str, Any], said: str
+) -> None:
+    """On the page of the step, with who asked and when if somebody did."""
+    run = make_run([status])
+    change_steps(run, **({"finished_at": NOW} if status != "running" else {}) | facts)
+    page = text_of(http.get(f"/runs/{run.pk}/?step={run.step_runs.get().pk}"))
+    receipt = re.sub(r"<[^>]+>", "", page[page.index('id="log-receipt"') :].split("</div>")[0])
+    assert said in receipt
+    who = f"Cancel asked for by ada at {SECONDS_AGO:%H:%M:%S} UTC."
+    assert (who in receipt) is ("cancel_requested_by" in facts)
+
+
+def test_a_step_that_ended_by_itself_has_no_receipt(http: Client) -> None:
+    """Nor has one that its run's cancel did not meet."""
+    run = make_run(["succeeded", "failed"], cancel_requested_at=NOW, cancel_mode="drain")
+    for step in run.step_runs.all():
+        assert presentation.receipt(step, run) is None
+
+
+def test_the_receipt_of_a_run_that_was_cancelled() -> None:
+    """Who asked for the run did it."""
+    run = make_run(
+        ["cancelled"],
+        status=RunStatus.CANCELLED,
+        cancel_requested_at=SECONDS_AGO,
+        cancel_requested_by="ada",
+        cancel_note="wrong day",
+    )
+    change_steps(run, reason="run_cancelled", receipt=KILLED)
+    found = presentation.receipt(run.step_runs.get(), run)
+    assert found is not None
+    assert (found.by, found.note, found.doubt) == ("ada", "wrong day", "")
+
+
+def test_what_is_not_proven_comes_with_what_to_do() -> None:
+    """Where to look for it, and not to run it again before."""
+    run = make_run(["interrupted"], holder="web1|boot|ns|4711|99")
+    doubtful = {**KILLED, "proven_empty": False}
+    change_steps(run, receipt={**doubtful, "unknown_pids": [12, 13]})
+    found = presentation.receipt(run.step_runs.get(), run)
+    assert found is not None
+    assert "not proven that none is left" in found.text
+    assert "Look on web1 with “ps -fp 12,13”" in found.doubt
+    change_steps(run, receipt=doubtful)
+    found = presentation.receipt(run.step_runs.get(), run)
+    assert found is not None
+    assert f"grep -ls STEPSITE_STEP={run.pk}:" in found.doubt
+
+
+@pytest.mark.parametrize(("slot", "kept"), [(3, "slot 3 of 4"), (None, "the critical lane")])
+def test_an_abandoned_thread_is_named(slot: int | None, kept: str) -> None:
+    """With its process, and what it keeps for how long."""
+    run = make_run(["interrupted"], holder="web1|boot|ns|4711|99")
+    change_steps(run, abandoned_at=NOW, slot=slot, **STEP_ASKED)
+    found = presentation.receipt(run.step_runs.get(), run)
+    assert found is not None
+    assert "may still be running in worker process 4711 on web1" in found.doubt
+    assert f"keeps {kept} until it returns" in found.doubt
+    end_run(run, RunStatus.FAILED)
+    run.refresh_from_db()
+    found = presentation.receipt(run.step_runs.get(), run)
+    assert found is not None
+    assert "ends when that process is replaced" in found.doubt
 
 
 # ---- lists --------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from executions.engine.status import RunStatus, StepStatus
 from executions.identity import boot_id
 from executions.inline import execute_steps
 from executions.models import AuditEntry, CancelMode, Run, RunInput
-from executions.rescue import SILENCE_SECONDS, Rescuer
+from executions.rescue import REAPER_SECONDS, SILENCE_SECONDS, Rescuer
 from steps.models import Batch, BatchStep, ClassificationRule, Step
 from steps.registry import RegisteredStep, registry
 
@@ -561,27 +561,35 @@ def test_a_dead_holder_on_this_host_is_rescued_at_once(define: Callable[..., Ste
     assert run.status == RunStatus.SUCCEEDED
 
 
-def test_a_rescue_waits_for_what_the_dead_worker_ran(define: Callable[..., Step]) -> None:
-    """Two critical steps never run at once. What no reaper can end is not waited for for ever."""
+@pytest.mark.parametrize("is_gone", [True, False], ids=["pid free", "pid used again"])
+def test_a_rescue_waits_for_what_the_dead_worker_ran(
+    is_gone: bool, define: Callable[..., Step]
+) -> None:
+    """Two critical steps never run at once. What the reaper did not end is ended by the rescuer,
+    unless it may belong to another site, whose worker has the pid of the dead one.
+    """
     clock = FakeClock()
-    step = define("A", lambda ctx: None)
-    run = started(make_batch(step, critical=("A",)))
+    run = started(make_batch(define("A", lambda ctx: None), critical=("A",)))
     gone = subprocess.Popen(["true"])
     gone.wait()
-    dead = worker.process_identity().rsplit("|", 2)[0] + f"|{gone.pid}|1"
+    pid = gone.pid if is_gone else os.getppid()
+    dead = worker.process_identity().rsplit("|", 2)[0] + f"|{pid}|1"
     lease = transitions.claim_run(run.pk, dead)
     assert lease is not None
     ids = list(run.step_runs.values_list("pk", flat=True))
     transitions.record(lease, transitions.Group(starts=[Start(0, 1, None)]), ids)
-    key = f"{step_key_prefix(run.pk, gone.pid)}0:1"
-    with subprocess.Popen(["sleep", "60"], env={"STEPSITE_STEP": key}) as left:
+    environment = {"STEPSITE_STEP": f"{step_key_prefix(run.pk, pid)}0:1"}
+    with subprocess.Popen(["sleep", "60"], env=environment) as left:
         rescuer = Rescuer(clock)
-        rescuer.sweep()
+        sweep_for(REAPER_SECONDS - 2, rescuer, clock)
         run.refresh_from_db()
         assert run.status == RunStatus.RUNNING
+        assert left.poll() is None
         sweep_for(SILENCE_SECONDS, rescuer, clock)
-        assert run.step_runs.get().reason == transitions.WORKER_LOST
+        assert (left.poll() is None) is not is_gone
         left.kill()
+    reason = transitions.WORKER_DIED if is_gone else transitions.WORKER_LOST
+    assert run.step_runs.get().reason == reason
 
 
 def test_one_unreadable_holder_does_not_stop_the_rescue_of_others(
@@ -720,6 +728,31 @@ def test_a_run_without_a_hint_is_hinted_again(
     rescuer.sweep()
     rescuer.sweep()
     assert hinted == [run.pk] * 4
+
+
+def test_a_hint_that_was_lost_with_the_worker_is_sent_when_the_queue_is_empty(
+    define: Callable[..., Step], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first sweep may find it full, with what that sweep itself put in."""
+    hinted: list[int] = []
+    monkeypatch.setattr("executions.dispatch._send", hinted.append)
+    lost = started(make_batch(define("A", lambda ctx: None)))
+    empty = iter([False, True, True])
+    monkeypatch.setattr("executions.dispatch.queue_is_empty", lambda: next(empty))
+    rescuer = Rescuer()
+    rescuer.sweep()
+    assert hinted == [lost.pk]
+    rescuer.sweep()
+    assert hinted == [lost.pk] * 2
+
+
+def test_only_runs_that_could_be_claimed_are_hinted_again(define: Callable[..., Step]) -> None:
+    """The others of the batch wait for its turn, not for a hint."""
+    batch = make_batch(define("A", lambda ctx: None), max_active_runs=2)
+    runs = [started(batch) for _ in range(4)]
+    assert transitions.claim_run(runs[0].pk, worker.process_identity()) is not None
+    Run.objects.update(hinted_at=timezone.now() - timedelta(minutes=1))
+    assert transitions.overdue_hints(timedelta(seconds=3)) == [runs[1].pk]
 
 
 def test_cancel_all_reaches_every_active_run(define: Callable[..., Step]) -> None:

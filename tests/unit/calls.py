@@ -18,7 +18,7 @@ from executions.engine.outcomes import Outcome
 from executions.engine.output import Masker, StepOutput
 from executions.engine.plan import Lane, PlannedStep
 
-DEADLINE = 10.0
+DEADLINE = 30.0
 """Seconds after which a test gives up waiting."""
 
 _numbers = itertools.count(1)

@@ -18,6 +18,8 @@ def complaints(kind: str, target: Any) -> list[tuple[str, str]]:
     ("kind", "target"),
     [
         ("python", {}),
+        ("python", {"isolation": "thread"}),
+        ("python", {"isolation": "process"}),
         ("command", {"argv": ["true"]}),
         (
             "command",
@@ -52,7 +54,8 @@ def test_good_targets_have_no_problem(kind: str, target: Any) -> None:
 @pytest.mark.parametrize(
     ("kind", "target", "field", "message"),
     [
-        ("python", {"argv": []}, "argv", "no target"),
+        ("python", {"argv": []}, "argv", "know isolation"),
+        ("python", {"isolation": "fork"}, "isolation", "thread, process"),
         ("python", [], "", "object"),
         ("command", {}, "argv", "the program and its arguments"),
         ("command", {"argv": []}, "argv", "the program and its arguments"),

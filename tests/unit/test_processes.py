@@ -138,6 +138,14 @@ def zombies() -> list[int]:
     return [entry.pid for entry in reaper.processes() if entry.parent == me and not entry.is_alive]
 
 
+@pytest.fixture
+def nothing_unreaped() -> Iterator[None]:
+    """The next look for orphans, at the latest, waits for what has ended."""
+    before = set(zombies())
+    yield
+    wait_until(lambda: (orphans(), set(zombies()) <= before)[1], "everything is waited for")
+
+
 # --- A command that ends by itself ----------------------------------------------------------------
 
 
@@ -323,6 +331,7 @@ def test_a_command_may_clean_up_within_its_grace(level: KillLevel) -> None:
     assert ended.stopped, "an exit code of 0 after SIGTERM is no success"
 
 
+@pytest.mark.usefixtures("nothing_unreaped")
 def test_no_process_of_a_hostile_tree_survives(level: KillLevel) -> None:
     """setsid, double forks and ignored signals do not help: the tree is proven empty."""
     running = Running("sh", "-c", HOSTILE).until("up")
@@ -332,10 +341,9 @@ def test_no_process_of_a_hostile_tree_survives(level: KillLevel) -> None:
     assert receipt(ended)["signals"] == ["SIGTERM", "SIGKILL"]
     assert receipt(ended)["proven_empty"]
     assert ended.exit_code == -signal.SIGKILL
-    if level is KillLevel.SUBREAPER:
-        assert zombies() == []
 
 
+@pytest.mark.usefixtures("nothing_unreaped")
 def test_hostile_trees_side_by_side_all_end(subreaper: None) -> None:
     """Trees that are stopped at once do not get into each other's way."""
     running = [Running("sh", "-c", HOSTILE) for _ in range(4)]
@@ -350,7 +358,6 @@ def test_hostile_trees_side_by_side_all_end(subreaper: None) -> None:
     assert len(processes_of(bystander.key)) == 2
     bystander.cancel()
     assert processes_of(bystander.key) == []
-    assert zombies() == []
 
 
 def test_a_tree_that_keeps_growing_is_ended(level: KillLevel) -> None:
@@ -373,10 +380,40 @@ def test_children_without_cookie_and_session_are_remembered(subreaper: None) -> 
     assert processes_named(SLEEPS[1]) == []
 
 
+def daemon(words: str) -> str:
+    """A script that starts `words` with nothing on it by which the step could know it."""
+    return f"(cd /; setsid env -i /bin/sh -c '{words} & exit' </dev/null >/dev/null 2>&1)"
+
+
+def test_a_daemon_that_sheds_everything_keeps_its_limits(subreaper: None) -> None:
+    """A new session, an empty environment, closed files and another directory do not help."""
+    script = f"sleep 0.3; {daemon(f'exec {SLEEPS[2]}')}; echo up; exec sleep 60"
+    running = Running("sh", "-c", script).until("up")
+    wait_until(lambda: has_begun(SLEEPS[2]), "the daemon sleeps")
+    ended = running.cancel()
+    assert processes_named(SLEEPS[2]) == []
+    assert receipt(ended)["proven_empty"]
+    assert "unknown_pids" not in receipt(ended)
+
+
+def test_a_stranger_is_never_ended(subreaper: None) -> None:
+    """What a library or a Python step started comes to the worker as an orphan as well."""
+    running = Running("sh", "-c", "echo up; exec sleep 60").until("up")
+    subprocess.run(["sh", "-c", daemon(f"exec {SLEEPS[2]}")], check=True, timeout=DEADLINE)
+    wait_until(lambda: has_begun(SLEEPS[2]), "the stranger sleeps")
+    (stranger,) = processes_named(SLEEPS[2])
+    try:
+        ended = running.cancel()
+        assert processes_named(SLEEPS[2]) == [stranger]
+        assert receipt(ended)["unknown_pids"] == [stranger]
+    finally:
+        os.kill(stranger, signal.SIGKILL)
+    wait_until(lambda: stranger not in (*orphans(), *zombies()), "the stranger is reaped")
+
+
 def test_an_orphan_without_any_mark_is_no_proof(subreaper: None) -> None:
     """What may or may not belong to the step is left alone, and said."""
-    inner = f"cd /; exec {SLEEPS[2]} </dev/null >/dev/null 2>&1"
-    script = f"setsid env -i /bin/sh -c '({inner}) & exit' & wait; echo up; exec sleep 60"
+    script = f"{daemon(f'exec prlimit --rttime=9:9 {SLEEPS[2]}')}; echo up; exec sleep 60"
     running = Running("sh", "-c", script).until("up")
     wait_until(lambda: has_begun(SLEEPS[2]), "the orphan sleeps")
     wait_until(lambda: len(processes_named(SLEEPS[2])) == 1, "only the orphan is left")
@@ -389,6 +426,80 @@ def test_an_orphan_without_any_mark_is_no_proof(subreaper: None) -> None:
     finally:
         os.kill(stray, signal.SIGKILL)
     wait_until(lambda: stray not in (*orphans(), *zombies()), "the orphan is reaped")
+
+
+def test_the_kernel_prefers_a_step_when_memory_is_short() -> None:
+    """A command counts for more than the worker, and so does what it starts."""
+    running = Running("sh", "-c", "sleep 0.2; cat /proc/self/oom_score_adj")
+    running.ended()
+    own = int(Path("/proc/self/oom_score_adj").read_text())
+    assert int(running.output) == 500 > own
+
+
+def test_what_cannot_be_killed_is_said(level: KillLevel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has become another user's stays, and the end is not proven."""
+    monkeypatch.setattr(processes, "GIVE_UP_SECONDS", 0.2)
+    monkeypatch.setattr(reaper, "_send", lambda member, number: None)
+    monkeypatch.setattr(os, "killpg", lambda group, number: None)
+    running = Running("sh", "-c", "echo up; exec sleep 60").until("up")
+    ended = running.cancel()
+    monkeypatch.undo()
+    for pid in processes_of(running.key):
+        os.kill(pid, signal.SIGKILL)
+    assert ended.exit_code is None
+    assert not receipt(ended)["proven_empty"]
+    assert receipt(ended)["signals"] == ["SIGTERM", "SIGKILL"]
+    (child,) = processes._unended
+    assert child.wait(DEADLINE) == -signal.SIGKILL
+    processes._unended.clear()
+
+
+def test_a_pid_that_was_used_again_gets_no_signal() -> None:
+    """Between the look and the signal a process can end and its pid go to another one."""
+    bystander = subprocess.Popen(["sleep", "60"])
+    try:
+        entry = reaper.process(bystander.pid)
+        assert entry is not None
+        reaper.send([entry._replace(started=entry.started - 1)], signal.SIGKILL)
+        assert bystander.poll() is None
+        reaper.send([entry], signal.SIGKILL)
+        assert bystander.wait(DEADLINE) == -signal.SIGKILL
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+def test_a_very_deep_tree_ends(level: KillLevel) -> None:
+    """A chain of a hundred processes, each the child of the one before."""
+    script = 'if [ $1 -gt 0 ]; then sh -c "$0" "$0" $(($1 - 1)); else echo up; sleep 60; fi; :'
+    running = Running("sh", "-c", script, script, "100").until("up")
+    assert len(processes_of(running.key)) >= 100
+    assert receipt(running.cancel())["proven_empty"]
+    assert processes_of(running.key) == []
+
+
+def test_zombies_do_not_count(level: KillLevel) -> None:
+    """A parent that never waits for its children is ended with the first signal."""
+    script = (
+        "import subprocess, time\n"
+        "children = [subprocess.Popen(['true']) for _ in range(3)]\n"
+        "time.sleep(0.1)\n"
+        "print('up', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    running = Running(sys.executable, "-c", script, grace=30).until("up")
+    ended = running.cancel()
+    assert receipt(ended)["signals"] == ["SIGTERM"]
+    assert receipt(ended)["processes"] == 1
+
+
+def test_a_stopped_process_that_ignores_sigterm_is_killed(level: KillLevel) -> None:
+    """A suspended process cannot hide behind its state."""
+    script = "trap '' TERM; (kill -STOP $$; sleep 1) & wait; echo up; kill -STOP $$"
+    running = Running("sh", "-c", script)
+    wait_until(lambda: "T" in states(running.key), "it is suspended")
+    assert receipt(running.cancel())["proven_empty"]
+    assert processes_of(running.key) == []
 
 
 def test_a_stopped_process_is_woken_for_its_signal(level: KillLevel) -> None:
@@ -420,8 +531,7 @@ def test_a_fenced_step_has_little_grace(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_without_proc_the_group_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """Elsewhere than on Linux the process group is all that is promised."""
-    monkeypatch.setattr(trees, "kill_level", lambda: KillLevel.GROUP)
-    monkeypatch.setattr(processes, "kill_level", lambda: KillLevel.GROUP)
+    monkeypatch.setattr(trees, "_level_without_namespace", lambda: KillLevel.GROUP)
     monkeypatch.setattr(processes, "_pidfd", lambda pid: -1)
     running = Running("sh", "-c", "trap '' TERM; echo up; sleep 60; sleep 60").until("up")
     ended = running.cancel()
@@ -457,12 +567,12 @@ def test_children_of_others_are_not_reaped(subreaper: None) -> None:
     assert child.wait() == 7
 
 
+@pytest.mark.usefixtures("nothing_unreaped")
 def test_orphans_that_ended_unseen_are_reaped(subreaper: None) -> None:
     """A worker does not gather zombies."""
     script = "(setsid sh -c 'exit 0' &); sleep 0.05"
     for _ in range(3):
         assert Running("sh", "-c", script).ended().exit_code == 0
-    assert zombies() == []
 
 
 def test_children_of_threads_do_not_stand_among_orphans(subreaper: None) -> None:

@@ -107,6 +107,48 @@ def test_a_session_is_enough_to_be_found(key: str, start_worker: Callable[[str],
     wait_until(lambda: not processes_named(words), "every process has ended")
 
 
+def test_an_open_pipe_or_the_limits_are_enough_to_be_found(
+    key: str, start_worker: Callable[[str], Worker]
+) -> None:
+    """A daemon without session and environment ends with its worker."""
+    sleep = f"sleep 62.{os.getpid()}"
+    script = (
+        f"(setsid env -i /bin/sh -c '{sleep} & exit'); sleep 0.3; "
+        f"(cd /; setsid env -i /bin/sh -c '{sleep} & exit' </dev/null >/dev/null 2>&1); "
+        f"echo up; exec sleep 60; : {key}"
+    )
+    line = sleep.encode().replace(b" ", b"\0") + b"\0"
+
+    def daemons() -> list[int]:
+        found = processes_named(sleep)
+        return [pid for pid in found if reaper.read(f"/proc/{pid}/cmdline") == line]
+
+    worker = start_worker(script)
+    wait_until(lambda: len(daemons()) == 4, "two daemons of each step")
+    worker.kill()
+    wait_until(lambda: not daemons(), "every daemon has ended")
+
+
+def test_a_group_with_strangers_in_it_is_not_killed_as_one(key: str) -> None:
+    """A process may carry the cookie in a session that no step opened: it dies alone."""
+    script = f"{reaper.COOKIE}={key} sleep 60 & echo $!; exec sleep 60"
+    argv = ["env", "-u", reaper.COOKIE, "sh", "-c", script]
+    shell = subprocess.Popen(argv, stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        assert shell.stdout is not None
+        carrier = int(shell.stdout.readline())
+        wait_until(lambda: reaper.cookie(carrier) == key, "the cookie shows")
+        reaper.end(reaper.Sweep([], [key]))
+        assert shell.poll() is None
+        sweep = reaper.Sweep([], [key])
+        assert sweep.look() == []
+    finally:
+        shell.kill()
+        shell.wait()
+        assert shell.stdout is not None
+        shell.stdout.close()
+
+
 def test_a_worker_that_ends_in_order_leaves_no_reaper(
     start_worker: Callable[[str], Worker],
 ) -> None:
@@ -171,12 +213,12 @@ def test_a_fork_of_the_worker_does_not_keep_it_alive() -> None:
 def test_lines_are_read_however_they_arrive() -> None:
     """Registrations that were taken back are gone, the last pid counts, keys may hold colons."""
     read_end, write_end = os.pipe()
-    os.write(write_end, b"+ 0 1:2:1:a\n+ 77 1:2:1:a\n+ 0 1:3:1:b\n- 1:3:")
-    os.write(write_end, b"1:b\n+ 5 c")
+    os.write(write_end, b"+ 0 - 1:2:1:a\n+ 77 pipe:[8] 1:2:1:a\n+ 0 - 1:3:1:b\n- 1:3:")
+    os.write(write_end, b"1:b\n+ 5 - c")
     os.write(write_end, b"\n")
     os.close(write_end)
     try:
-        assert reaper.registered(read_end) == {"1:2:1:a": 77, "c": 5}
+        assert reaper.registered(read_end) == {"1:2:1:a": (77, "pipe:[8]"), "c": (5, "-")}
     finally:
         os.close(read_end)
 
@@ -185,7 +227,7 @@ def test_it_stands_alone() -> None:
     """The program runs isolated and without site packages, and ends with its input."""
     done = subprocess.run(
         [sys.executable, "-I", "-S", reaper.__file__],
-        input=b"+ 0 nobody\n- nobody\n",
+        input=b"+ 0 - nobody\n- nobody\n",
         capture_output=True,
         timeout=DEADLINE,
     )

@@ -100,6 +100,8 @@ def test_registering_the_same_place_again_replaces(registry: Registry) -> None:
         ({"attempts": True}, "attempts is true"),
         ({"backoff": -1}, "backoff is -1"),
         ({"retry_safe": 1}, "retry_safe is 1"),
+        ({"isolation": "fork"}, 'isolation is "fork"; it must be one of: thread, process'),
+        ({"isolation": None}, "isolation is null"),
         ({"parameters": [1]}, "parameters is \\[1\\]"),
         ({"parameters": {"a": object()}}, "not a JSON type"),
         ({"category": "a\nb"}, "U\\+000A"),

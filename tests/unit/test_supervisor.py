@@ -69,6 +69,22 @@ def test_a_child_that_ends_at_its_start_is_named(
     assert site.stop() == 1
 
 
+def test_a_child_whose_service_is_away_is_not_given_up(
+    make_supervisor: StartSupervisor, monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
+    """However often it ends with that code; it starts again until the service is back."""
+    monkeypatch.setattr(supervisor, "AWAY_PAUSE_SECONDS", 0.01)
+    site = make_supervisor(f"raise SystemExit({supervisor.AWAY_CODE})")
+
+    def ask_to_stop_later(text: str) -> None:
+        said.append(text)
+        if len(said) == supervisor.DEATHS + 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(site, "_say", ask_to_stop_later)
+    assert site.run() == 0
+
+
 def test_a_child_that_keeps_dying_is_given_up(
     make_supervisor: StartSupervisor, said: list[str], tmp_path: Path
 ) -> None:

@@ -65,6 +65,9 @@ class ExecutorSettings:
     """The function of a Python step, by the step's name; raises if there is none."""
     manage: Sequence[str]
     """The argv in front of a management command, such as `[python, "/srv/site/manage.py"]`."""
+    isolated: Sequence[str] = ()
+    """The argv of the program that runs isolated steps; the number of its channel's descriptor
+    follows. It calls `child.main`."""
     work_dir: Path
     """Where working directories of steps are made; created when it is first needed."""
     http_allowed_hosts: frozenset[str] = frozenset()
@@ -74,6 +77,7 @@ class ExecutorSettings:
     environment: Mapping[str, str] = field(default_factory=dict)
     """The environment that commands start with."""
     management_environment: Mapping[str, str] | None = None
-    """The same for management commands, which need the site's settings; None: as commands."""
+    """The same for management commands and isolated steps, which need the site's settings; None: as
+    commands."""
     connection_cleanup: Callable[[], None] = _no_cleanup
     """Called after each Python step, in its thread."""

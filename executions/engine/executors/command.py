@@ -7,6 +7,7 @@ import logging
 import re
 import signal
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from executions.engine import processes
@@ -15,6 +16,7 @@ from executions.engine.errors import CannotStart
 from executions.engine.outcomes import Outcome
 from executions.engine.plan import PlannedStep
 from executions.engine.processes import STOP_MARGIN_SECONDS, Command, Ended, WakeUp
+from executions.engine.status import StepStatus
 
 from . import verdicts
 from .call import Call, ExecutorSettings
@@ -24,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 CONTEXT_VARIABLE = "STEPSITE_CONTEXT"
 """Names a file with the run's context as JSON."""
+_STOPPED = (StepStatus.CANCELLED, StepStatus.TIMED_OUT, StepStatus.INTERRUPTED)
 _PARAMETER = re.compile(r"\{(\w[\w.-]*)\}")
 
 
@@ -81,10 +84,16 @@ class CommandExecutor:
         )
 
     def run(self, call: Call) -> Outcome:
+        outcome = self._attempt(call)
+        if outcome.status in _STOPPED and outcome.receipt is None:
+            return replace(outcome, receipt=processes.nothing_to_end())
+        return outcome
+
+    def _attempt(self, call: Call) -> Outcome:
         try:
             if call.token.is_cancelled:
                 return verdicts.unbegun(call)
-            return self._outcome(call, self._run(call))
+            return self._carry_out(call)
         except (CannotStart, OSError) as error:
             return verdicts.failed(call, "cannot_start", str(error))
         except Exception as error:
@@ -92,6 +101,9 @@ class CommandExecutor:
             return verdicts.failed(call, "engine_error", f"{type(error).__name__}: {error}")
         finally:
             call.output.close()
+
+    def _carry_out(self, call: Call) -> Outcome:
+        return self._outcome(call, self._run(call))
 
     def _argv(self, step: PlannedStep) -> list[str]:
         return arguments(step.target.get("argv", ()), step.parameters)
@@ -136,39 +148,41 @@ class CommandExecutor:
                 environment[name] = value = self._settings.secret(name)
             except KeyError:
                 raise CannotStart(f"secret {name!r} is not set where the worker runs") from None
-            call.output.masker.add(value)
+            call.output.hide(name, value)
         return environment
 
     def _outcome(self, call: Call, ended: Ended) -> Outcome:
         receipt, code = ended.receipt, ended.exit_code
         if ended.stopped or code is None:
             return verdicts.stopped(
-                call, _ending(ended), proven=ended.is_proven, exit_code=code, receipt=receipt
+                call, how_it_ended(ended), proven=ended.is_proven, exit_code=code, receipt=receipt
             )
         accepted = call.step.target.get("exit_codes") or [0]
-        left = f"it left something running: {_ending(ended)}" if receipt else ""
+        left = f"it left something running: {how_it_ended(ended)}" if receipt else ""
         if code in accepted:
             return verdicts.succeeded(call, left, exit_code=code, receipt=receipt)
         reason = "signal" if code < 0 else "exit_code"
-        message = "; ".join(filter(None, (_complaint(code, accepted, ended.tail), left)))
+        # Masked first: a line of a secret that has several may look like nothing.
+        tail = call.output.masker.mask(ended.tail)
+        message = "; ".join(filter(None, (_complaint(code, accepted, tail), left)))
         return verdicts.failed(call, reason, message, exit_code=code, receipt=receipt)
 
 
 def _complaint(code: int, accepted: Iterable[int], tail: bytes) -> str:
     codes = ", ".join(map(str, accepted))
-    what = f"ended by {_signal_name(-code)}" if code < 0 else f"exit code {code}"
+    what = f"ended by {signal_name(-code)}" if code < 0 else f"exit code {code}"
     line = last_line(tail)
     return f"{what}; accepted: {codes}" + (f"; last line: {line}" if line else "")
 
 
-def _signal_name(number: int) -> str:
+def signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
 
 
-def _ending(ended: Ended) -> str:
+def how_it_ended(ended: Ended) -> str:
     """How its processes ended, as the end of a sentence."""
     receipt = ended.receipt
     if receipt is None:

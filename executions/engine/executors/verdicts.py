@@ -58,9 +58,10 @@ def failed(call: Call, reason: str, message: str, **facts: Any) -> Outcome:
 def stopped(call: Call, detail: str = "", *, proven: bool = True, **facts: Any) -> Outcome:
     """It ended because it was asked to, or before it began.
 
-    A cancel whose effect is not `proven` makes the step INTERRUPTED.
+    A cancel whose effect is not `proven`, here or in its receipt, makes the step INTERRUPTED.
     """
     status, reason, message = _STOPPED[call.token.reason or CancelReason.SHUTDOWN]
+    proven = proven and (facts.get("receipt") or {}).get("proven_empty", True)
     if not proven and status is StepStatus.CANCELLED:
         status = StepStatus.INTERRUPTED
     text = message.format(seconds=call.step.timeout_seconds) + (f"; {detail}" if detail else "")
@@ -75,6 +76,11 @@ def unbegun(call: Call) -> Outcome:
 def protected(step: PlannedStep) -> str:
     """The forecast for a protected step."""
     return f"Protected: it goes on, only its timeout of {step.timeout_seconds:g} s ends it."
+
+
+def clauses(*parts: str) -> str:
+    """Those that say something, as one sentence."""
+    return "; ".join(filter(None, parts))
 
 
 def count(number: int, noun: str, plural: str) -> str:

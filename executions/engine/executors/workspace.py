@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -9,8 +10,11 @@ import stat
 import tempfile
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+_PREFIX = "step-"
 
 _last_context: tuple[Mapping[str, Any], bytes] = ({}, b"{}")
 
@@ -35,6 +39,9 @@ class Workspaces:
 
     Making and removing a directory costs as much as a fifth of a short command. So one that was
     given back as clean as it was made is used again, as long as other commands run.
+
+    Each is locked as long as its process lives. The first one that a process makes is the occasion
+    to remove what dead ones have left: those whose lock can be taken.
     """
 
     def __init__(self, parent: Path) -> None:
@@ -46,6 +53,9 @@ class Workspaces:
         self._lock = threading.Lock()
         self._clean: list[str] = []
         self._in_use = 0
+        self._locks: dict[str, int] = {}
+        """Descriptors by directory."""
+        self._has_tidied = False
 
     def take(self, context: Mapping[str, Any]) -> str:
         """A directory for one command; to be given back. Raises `OSError`."""
@@ -79,13 +89,44 @@ class Workspaces:
                 self._clean = []
         for each in surplus:
             shutil.rmtree(each, ignore_errors=True)
+            if (lock := self._locks.pop(each, None)) is not None:
+                os.close(lock)
 
     def _make(self) -> str:
-        try:
-            return tempfile.mkdtemp(prefix="step-", dir=self._parent)
-        except FileNotFoundError:
-            self._parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            return tempfile.mkdtemp(prefix="step-", dir=self._parent)
+        self._tidy_once()
+        while True:
+            try:
+                directory = tempfile.mkdtemp(prefix=_PREFIX, dir=self._parent)
+                lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                self._parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                continue
+            with suppress(OSError):  # not every file system has locks, and then nobody tidies
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            # Somebody who tidies may have been quicker to lock it.
+            if os.fstat(lock).st_nlink:
+                self._locks[directory] = lock
+                return directory
+            os.close(lock)
+
+    def _tidy_once(self) -> None:
+        with self._lock:
+            if self._has_tidied:
+                return
+            self._has_tidied = True
+        for directory in self._parent.glob(f"{_PREFIX}*"):
+            with suppress(OSError):
+                _remove_if_left(directory)
+
+
+def _remove_if_left(directory: Path) -> None:
+    """Raises `OSError` if somebody holds its lock, or removed it."""
+    lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(directory, ignore_errors=True)
+    finally:
+        os.close(lock)
 
 
 def _is_clean(directory: str) -> bool:

@@ -52,7 +52,8 @@ class Command(BaseCommand):
             application=application,
             endpoints=build_endpoint_description_strings(host=host, port=port),
             websocket_timeout=-1,
-            ready_callable=say_ready,
+            # It listens before it handles signals; one that comes in between would just kill it.
+            ready_callable=lambda: reactor.callWhenRunning(say_ready),
             proxy_forwarded_address_header="X-Forwarded-For" if _behind_proxy() else None,
             proxy_forwarded_proto_header="X-Forwarded-Proto" if _behind_proxy() else None,
             server_name="stepsite",

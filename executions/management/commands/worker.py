@@ -10,12 +10,14 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, OperationalError, connection
 from django.db.migrations.executor import MigrationExecutor
 
-import executions.worker  # noqa: F401  (loaded once, before the fork, not in every process)
+import executions.worker  # loaded once, before the fork, not in every process
 from executions import cluster, lifeline
+from executions.engine.masking import Masker, mask_writes
 from executions.registration import Registration
+from executions.supervisor import AWAY_CODE
 from steps.sync import sync_steps
 
 
@@ -23,7 +25,7 @@ class Command(BaseCommand):
     help = (
         "Execute runs. The first SIGTERM or Ctrl-C lets running steps go on for DRAIN_SECONDS and "
         "hands back what is left, the second ends at once. Exit codes: 0 ended as told, 3 the "
-        "cluster broke and should be started again, 4 ended by force."
+        "cluster broke and should be started again, 4 ended by force, 75 the database is away."
     )
     # Some need the database, whose troubles are told below.
     requires_system_checks = []
@@ -51,7 +53,12 @@ class Command(BaseCommand):
             _refuse_old_tables()
             sync_steps()
         except DatabaseError as error:
-            raise CommandError(f"The database cannot be used: {error}") from error
+            code = AWAY_CODE if isinstance(error, OperationalError) else 1
+            raise CommandError(f"The database cannot be used: {error}", returncode=code) from error
+        # A step may print a secret, or log it, without `ctx`: that ends here.
+        masker = Masker(executions.worker.secrets())
+        for stream in (sys.stdout, sys.stderr):
+            mask_writes(stream, masker)
         line = lifeline.take()
         registration = Registration(slots=workers)
 

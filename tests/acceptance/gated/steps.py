@@ -36,6 +36,20 @@ for name, category in (
 step("GuardedStep", timeout=TIMEOUT_SECONDS, protected=True)(hold)
 
 
+@step("HeedlessStep", timeout=TIMEOUT_SECONDS, grace=0.2)
+def ignore(ctx: Any) -> None:
+    """Does not look whether it was asked to stop."""
+    if gates := ctx.context.get("gates"):
+        wait_at(Path(gates), "HeedlessStep")
+
+
+@step("BrokenStep", timeout=TIMEOUT_SECONDS)
+def fail(ctx: Any) -> None:
+    """Fails at its gate."""
+    _wait(ctx, "BrokenStep")
+    raise RuntimeError("broken on purpose")
+
+
 @step("TalkingStep", timeout=TIMEOUT_SECONDS)
 def talk(ctx: Any) -> None:
     """Prints a line for each gate that opens."""

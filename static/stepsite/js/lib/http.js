@@ -3,6 +3,9 @@
 
 /** An answer of the API that is not a success, or no answer at all (status 0). */
 export class ApiError extends Error {
+  /** Whether the server may have done all the same what it was asked to. */
+  isUncertain = false;
+
   /** @param {number} status @param {string} message @param {any} [body] */
   constructor(status, message, body) {
     super(message);
@@ -10,6 +13,11 @@ export class ApiError extends Error {
     this.body = body;
   }
 }
+
+const PATIENCE_MS = 10_000;
+
+/** A signal that ends a request which the server does not answer in a time that people wait. */
+export const giveUp = () => AbortSignal.timeout(PATIENCE_MS);
 
 /** The address of the dashboard: the site may live below a prefix.
  * @returns {string} */
@@ -56,7 +64,9 @@ async function ask(path, options) {
     });
   } catch (error) {
     if (error instanceof DOMException && error.name === "AbortError") throw error;
-    throw new ApiError(0, "The server did not answer.");
+    const unanswered = new ApiError(0, "The server did not answer.");
+    unanswered.isUncertain = error instanceof DOMException && error.name === "TimeoutError";
+    throw unanswered;
   }
   if (!response.ok) throw await failure(response);
   return response;

@@ -5,9 +5,13 @@ const FIRST_BYTES = 128 * 1024;
 const NEXT_BYTES = 512 * 1024;
 export const LINES_KEPT = 1000;
 
-// Escape sequences of terminals: colours, cursor movements, titles.
+// Escape sequences of terminals: colours, cursor movements, titles, character sets.
+const ESCAPES =
+  // eslint-disable-next-line no-control-regex
+  /(?:\u001b\[|\u009b)[0-?]*[ -/]*[@-~]|\u001b(?:[\]P^_X][^\u0007\u001b]*(?:\u0007|\u001b\\)|[ -/]+[0-~]|[0-~])/g;
+// Other control characters, but the tab, and those that change the direction of text.
 // eslint-disable-next-line no-control-regex
-const ESCAPES = /\u001b(?:\[[0-?]*[ -/]*[@-~]|\][^\u0007\u001b]*(?:\u0007|\u001b\\)|[@-Z\\-_])/g;
+const CONTROLS = /[\u0000-\u0008\u000a-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
 
 /** The end of a step's output, fetched piece by piece. Offsets count stored bytes. */
 export class LogTail {
@@ -79,11 +83,20 @@ export class LogTail {
   }
 }
 
-/** A line as a terminal would leave it: what follows the last return, without escapes.
+/** A line as a terminal would leave it: what follows the last return, without escapes. Characters
+ * that would change how the rest is read are named instead.
  * @param {string} line */
 export function asShown(line) {
   const text = line.endsWith("\r") ? line.slice(0, -1) : line;
-  return text.slice(text.lastIndexOf("\r") + 1).replace(ESCAPES, "");
+  return text
+    .slice(text.lastIndexOf("\r") + 1)
+    .replace(ESCAPES, "")
+    .replace(CONTROLS, named);
+}
+
+/** @param {string} character */
+function named(character) {
+  return `<U+${character.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}>`;
 }
 
 /** @param {string} text @param {number} offset */

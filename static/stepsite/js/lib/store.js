@@ -9,6 +9,7 @@ import { ATTENTION, FINAL_RUN, FINAL_STEP, MISSED, runShown, stopsRunningSteps }
  *   failure_policy: string, cancel_requested_at: string | null, cancel_requested_by: string,
  *   cancel_note: string, cancel_mode: string, triggered_by: string, queued_at: string | null,
  *   started_at: string | null, finished_at: string | null, waiting: string,
+ *   worker: {host: string, pid: number} | null,
  * }} Run
  * @typedef {{to: number, now: string, run: Run, columns: string[], steps: any[][],
  *   can?: {cancel: boolean}}} Snapshot

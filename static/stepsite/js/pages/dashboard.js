@@ -4,16 +4,27 @@ import { Clock } from "../lib/clock.js";
 import { byId, glyph, make, one, setAttribute, setHidden, setText } from "../lib/dom.js";
 import { duration, plural } from "../lib/format.js";
 import { onNextFrame, ticker } from "../lib/frames.js";
-import { ApiError, address, getJson } from "../lib/http.js";
+import { ApiError, address, getJson, giveUp, postJson } from "../lib/http.js";
 import { LiveSocket } from "../lib/socket.js";
-import { FINAL_RUN, lower, runShown, stopsRunningSteps, word } from "../lib/words.js";
+import {
+  activity,
+  cancelledInWords,
+  FINAL_RUN,
+  lower,
+  runShown,
+  stopsRunningSteps,
+  word,
+} from "../lib/words.js";
 import { announce } from "../ui/announce.js";
+import { opens, Question } from "../ui/question.js";
+import { toast } from "../ui/toast.js";
+import { item, lostWarning } from "../views/cancel.js";
 import { ConnectionView } from "../views/connection.js";
 import { drawSegments } from "../views/segments.js";
 
 /**
  * @typedef {import("../lib/store.js").Run} Run
- * @typedef {{now: string, runs: Run[], workers: {alive: number, slots: number, busy: number}}} Table
+ * @typedef {{now: string, runs: Run[], left_out: number, workers: {alive: number, slots: number, busy: number}}} Table
  * @typedef {{before: number, after: number, done: number, total: number,
  *   nodes: [string, string][]}} Rail
  */
@@ -41,7 +52,8 @@ const render = onNextFrame(() => {
   renderWorkers(table.workers);
   renderCards(runs);
   const active = runs.filter((run) => !FINAL_RUN.has(run.status)).length;
-  setText(byId("running-count"), active ? `${active} active` : "");
+  setText(byId("running-count"), active ? `${active + table.left_out} active` : "");
+  renderCancelAll(active > 0);
   setHidden(byId("nothing-running"), runs.length > 0);
   document.documentElement.dataset.sequence = String(drawnSequence);
 });
@@ -209,6 +221,58 @@ async function redrawParts() {
   }
 }
 
+// ---- cancelling everything
+
+/** @type {Question | null} */
+const cancelAll = (() => {
+  const link = document.getElementById("cancel-all");
+  if (!link) return null;
+  const dialog = /** @type {HTMLDialogElement} */ (byId("cancel-dialog"));
+  const question = new Question(dialog, { items: cancelItems, answer: requestCancelAll });
+  opens(link, () => {
+    // Before the first frame nothing is known; the page behind the link knows.
+    if (!table) return false;
+    question.open();
+    return true;
+  });
+  return question;
+})();
+
+/** @param {boolean} isActive */
+function renderCancelAll(isActive) {
+  if (!cancelAll) return;
+  setHidden(byId("cancel-all"), !isActive);
+  if (isActive) cancelAll.render();
+  else cancelAll.close();
+}
+
+function cancelItems() {
+  const runs = (table?.runs ?? []).filter((run) => !FINAL_RUN.has(run.status));
+  const left = table?.left_out ?? 0;
+  const all = runs.length + left;
+  const which = all === 1 ? "the one active run" : `all ${all.toLocaleString("en")} active runs`;
+  setText(byId("cancel-title"), `Cancel ${which}?`);
+  const items = runs.map((run) =>
+    item(runShown(run), make("b", {}, `${run.batch.name} #${run.id}`), `: ${activity(run)}`),
+  );
+  if (left) items.push(item("queued", "and ", make("b", {}, `${left.toLocaleString("en")} more`)));
+  return [...lostWarning(), ...items];
+}
+
+/** @param {FormData} data */
+async function requestCancelAll(data) {
+  announce("Cancelling everything");
+  try {
+    const asked = { mode: data.get("mode") ?? "stop", note: data.get("note") ?? "" };
+    const answer = await postJson("api/runs/cancel", asked, giveUp());
+    toast(cancelledInWords(answer.cancelled.length));
+    if (document.documentElement.dataset.live !== "open") await catchUp();
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
+    toast(`Not everything was cancelled, perhaps nothing. ${error.message}`, "error");
+  }
+}
+
 // ---- what comes
 
 /** @param {Table} fresh */
@@ -250,7 +314,10 @@ const socket = new LiveSocket({
     take(frame);
     return frame.n ?? null;
   },
-  onConnection: (state) => connection.show(state),
+  onConnection: (state) => {
+    connection.show(state);
+    render();
+  },
   catchUp,
 });
 

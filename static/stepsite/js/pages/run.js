@@ -2,14 +2,15 @@
 // The run page: puts store, socket and views together.
 import { Clock } from "../lib/clock.js";
 import { byId } from "../lib/dom.js";
+import { Forecast } from "../lib/forecast.js";
 import { onNextFrame, ticker } from "../lib/frames.js";
-import { ApiError, getJson, postJson } from "../lib/http.js";
+import { ApiError, getJson, giveUp, postJson } from "../lib/http.js";
 import { LiveSocket } from "../lib/socket.js";
 import { RunStore } from "../lib/store.js";
 import { FINAL_STEP, lower } from "../lib/words.js";
 import { announce } from "../ui/announce.js";
-import { toast } from "../ui/toast.js";
-import { CancelDialog } from "../views/cancel.js";
+import { refusal, toast } from "../ui/toast.js";
+import { CancelDialog, CancelStepDialog } from "../views/cancel.js";
 import { ConnectionView } from "../views/connection.js";
 import { HeaderView, renderCancelButton } from "../views/header.js";
 import { LogView } from "../views/log.js";
@@ -32,6 +33,7 @@ function start(store) {
   /** Whether a person chose the step whose output is shown. */
   let isChosen = false;
   let endedAt = 0;
+  let lingering = 0;
   let counts = { ...store.summary().counts };
   let runStatus = store.runShown;
   let isLost = false;
@@ -41,6 +43,7 @@ function start(store) {
     renderCancelButton(store);
     for (const view of [header, pool, verdict, rail, steps, log]) view.render();
     dialog?.render();
+    stepDialog?.render();
     document.documentElement.dataset.sequence = String(store.sequence);
     document.documentElement.dataset.steps = String(store.size);
   });
@@ -64,11 +67,13 @@ function start(store) {
   const header = new HeaderView(store, clock);
   const pool = new PoolView(store);
   const verdict = new VerdictView(store, clock, select);
-  const log = new LogView(store, clock, cancelStep);
+  const log = new LogView(store, clock, askCancelStep);
   const selection = { select, selected: () => log.index };
   const rail = new RailView(store, clock, selection);
-  const steps = new StepsView(store, clock, { ...selection, cancel: cancelStep });
-  const dialog = store.canCancel ? new CancelDialog(store, cancelRun) : null;
+  const steps = new StepsView(store, clock, { ...selection, cancel: askCancelStep });
+  const forecast = new Forecast(runId, render);
+  const dialog = store.canCancel ? new CancelDialog(store, forecast, cancelRun) : null;
+  const stepDialog = store.canCancel ? new CancelStepDialog(store, forecast, cancelStep) : null;
   const connection = new ConnectionView({
     sequence: () => store.sequence,
     serverTime: () => clock.now(),
@@ -81,6 +86,7 @@ function start(store) {
     onConnection: (state) => {
       isLost = state.kind !== "open";
       connection.show(state);
+      render();
     },
     catchUp,
   });
@@ -118,7 +124,6 @@ function start(store) {
     tell();
     connection.caughtUp();
     if (store.isFinal) {
-      setTimeout(render, LINGER_MS);
       socket.end();
       connection.show({ kind: "ended" });
     }
@@ -169,20 +174,31 @@ function start(store) {
 
   // ---- what people do
 
-  /** @param {number} id */
-  async function cancelStep(id) {
-    const name = store.get(store.placeOf(id), "name");
+  /** A step beside others is cancelled at once; others depend on a critical one, so that asks first.
+   * @param {number} id */
+  function askCancelStep(id) {
+    const isCritical = store.get(store.placeOf(id), "lane") === "critical";
+    if (isCritical && stepDialog) stepDialog.ask(id);
+    else cancelStep(id, "");
+  }
+
+  /** @param {number} id @param {string} note */
+  async function cancelStep(id, note) {
+    const index = store.placeOf(id);
+    // The second click of a double one comes before the button is gone.
+    if (!store.isCancellable(index)) return;
+    const name = store.get(index, "name");
     store.askCancel(id);
     render();
     announce(`Cancelling ${name}`);
     try {
-      const answer = await postJson(`api/step-runs/${id}/cancel`, {});
+      const answer = await postJson(`api/step-runs/${id}/cancel`, { note }, giveUp());
       if (answer.status === "already_final") toast(`“${name}” had already ended.`);
       if (isLost || answer.status === "already_final") await catchUp();
     } catch (error) {
       store.takeBack(id);
       render();
-      toast(`“${name}” was not cancelled. ${reason(error)}`, "error");
+      toast(refusal(`“${name}”`, error), "error");
     }
   }
 
@@ -192,13 +208,13 @@ function start(store) {
     render();
     announce("Cancelling the run");
     try {
-      const answer = await postJson(`api/runs/${runId}/cancel`, { mode, note });
+      const answer = await postJson(`api/runs/${runId}/cancel`, { mode, note }, giveUp());
       if (answer.status === "already_final") toast("The run had already ended.");
       if (isLost || answer.status !== "cancelling") await catchUp();
     } catch (error) {
       store.askCancelRun("");
       render();
-      toast(`The run was not cancelled. ${reason(error)}`, "error");
+      toast(refusal("the run", error), "error");
     }
   }
 
@@ -207,10 +223,21 @@ function start(store) {
   function chooseByItself() {
     if (isChosen || (log.index === -1 && chooseFromAddress())) return;
     const isOver = log.index === -1 || FINAL_STEP.has(store.get(log.index, "status"));
-    if (!isOver) return;
+    if (!isOver) {
+      endedAt = 0;
+      return;
+    }
     const now = performance.now();
     endedAt ||= now;
-    if (log.index !== -1 && now - endedAt < LINGER_MS) return;
+    const rest = log.index === -1 ? 0 : endedAt + LINGER_MS - now;
+    if (rest > 0) {
+      // No tick comes once the run is over.
+      lingering ||= setTimeout(() => {
+        lingering = 0;
+        render();
+      }, rest);
+      return;
+    }
     const { running, firstMiss, criticalNow } = store.summary();
     const isCriticalRunning = running.includes(criticalNow);
     const next = isCriticalRunning ? criticalNow : (running[0] ?? firstMiss);
@@ -243,12 +270,6 @@ function start(store) {
     connection.show({ kind: "connecting" });
     socket.connect();
   }
-}
-
-/** @param {unknown} error */
-function reason(error) {
-  if (error instanceof ApiError) return error.message;
-  throw error;
 }
 
 async function load() {

@@ -1,5 +1,6 @@
 // @ts-check
 import { byId, icon, make } from "../lib/dom.js";
+import { ApiError } from "../lib/http.js";
 
 const SHOWN_MS = 8000;
 
@@ -13,4 +14,14 @@ export function toast(text, kind = "info") {
   close.addEventListener("click", () => box.remove());
   byId("toasts").append(box);
   if (kind === "info") setTimeout(() => box.remove(), SHOWN_MS);
+}
+
+/** Why a cancel came to nothing, or that nobody knows. Raises what no server said.
+ * @param {string} what @param {unknown} error */
+export function refusal(what, error) {
+  if (!(error instanceof ApiError)) throw error;
+  if (!error.isUncertain) {
+    return `${what[0].toUpperCase()}${what.slice(1)} was not cancelled. ${error.message}`;
+  }
+  return `It is not known whether ${what} was cancelled. ${error.message} The page will tell.`;
 }

@@ -11,7 +11,7 @@ import {
   setText,
 } from "../lib/dom.js";
 import { ago, duration } from "../lib/format.js";
-import { lower, SEGMENTS, word } from "../lib/words.js";
+import { lower, SEGMENTS, stoppingInWords, word } from "../lib/words.js";
 import { drawSegments } from "./segments.js";
 
 /** @typedef {import("../lib/store.js").RunStore} RunStore */
@@ -32,7 +32,8 @@ export class HeaderView {
     const { counts, finished } = store.summary();
     this.#renderStatus(store.runShown);
     setText(byId("done"), finished.toLocaleString("en"));
-    setText(byId("waiting"), store.run.status === "queued" ? store.run.waiting : "");
+    const waiting = store.run.status === "queued" ? store.run.waiting : "";
+    setText(byId("waiting"), stoppingInWords(store) || waiting);
     drawSegments(byId("segments"), counts);
     this.#renderLegend(counts);
     this.#renderTab(store.runShown, finished);

@@ -1,9 +1,9 @@
 // @ts-check
-import { byId, glyph, make, setAttribute, setHidden, setText } from "../lib/dom.js";
+import { byId, glyph, icon, make, setAttribute, setHidden, setText } from "../lib/dom.js";
 import { bytes, duration, limit } from "../lib/format.js";
 import { address, ApiError } from "../lib/http.js";
 import { asShown, LINES_KEPT, LogTail } from "../lib/logtail.js";
-import { FINAL_STEP, word } from "../lib/words.js";
+import { FINAL_STEP, messageBeside, receiptOf, word } from "../lib/words.js";
 
 const FETCH_APART_MS = 250;
 const RETRY_MS = 2000;
@@ -55,6 +55,7 @@ export class LogView {
     this.#unseen = 0;
     this.#restRow = null;
     this.lines.replaceChildren();
+    delete byId("log-head").dataset.last;
     this.#follow(true);
     byId("log").dataset.state = "chosen";
     byId("log").dataset.stepRun = String(this.store.id(index));
@@ -118,7 +119,6 @@ export class LogView {
     if (get("exit_code") !== null) facts.push(["exit code", String(get("exit_code"))]);
     if (get("progress") !== null)
       facts.push(["progress", `${Math.round(get("progress") * 100)} %`]);
-    if (get("cancel_requested_by")) facts.push(["cancelled by", get("cancel_requested_by")]);
     const state = JSON.stringify(facts.map(([label, value, id]) => (id ? label : [label, value])));
     const list = byId("log-facts");
     if (list.dataset.state !== state) {
@@ -140,10 +140,17 @@ export class LogView {
 
   /** @param {string} status */
   #renderMessage(status) {
-    const message = this.store.get(this.#index, "message");
+    const receipt = receiptOf(this.store, this.#index);
+    const message = messageBeside(receipt, this.store, this.#index);
     setHidden(byId("log-message"), !message);
     setText(byId("log-message"), message);
     setAttribute(byId("log-message"), "data-status", status);
+    const place = byId("log-receipt");
+    const state = JSON.stringify(receipt);
+    setHidden(place, receipt === null);
+    if (place.dataset.state === state) return;
+    place.dataset.state = state;
+    place.replaceChildren(...(receipt ? paragraphs(receipt) : []));
   }
 
   #renderFoot() {
@@ -247,4 +254,20 @@ function lineOf(text) {
 function fact([label, value, id]) {
   const description = make("dd", id ? { id, class: "num" } : {}, value);
   return make("div", {}, make("dt", {}, label), description);
+}
+
+/** @param {import("../lib/words.js").Receipt} receipt */
+function paragraphs({ by, at, note, text, doubt }) {
+  const parts = [];
+  if (by || text) {
+    const time = make("time", { datetime: at, title: `${at.slice(0, 19).replace("T", " ")} UTC` });
+    time.textContent = `${at.slice(11, 19)} UTC`;
+    const said = note ? `: “${note}”. ` : ". ";
+    const asked = by ? ["Cancel asked for by ", make("b", {}, by), " at ", time, said] : [];
+    parts.push(make("p", {}, ...asked, text));
+  }
+  if (doubt) {
+    parts.push(make("p", { class: "doubt" }, icon("warning", 16), make("span", {}, doubt)));
+  }
+  return parts;
 }

@@ -1,5 +1,5 @@
 // @ts-check
-import { byId, make, setAttribute, setText } from "../lib/dom.js";
+import { byId, make, setAttribute, setHidden, setText } from "../lib/dom.js";
 import { plural } from "../lib/format.js";
 import { lower } from "../lib/words.js";
 
@@ -14,6 +14,7 @@ export class PoolView {
 
   render() {
     const { run, isFinal } = this.store;
+    setHidden(byId("pool"), this.store.critical.length === this.store.size);
     const { slots, busy, poolPending } = this.store.summary();
     setText(byId("pool-busy"), String(isFinal ? 0 : busy));
     setText(byId("pool-waiting"), poolPending ? `${poolPending.toLocaleString("en")} waiting` : "");

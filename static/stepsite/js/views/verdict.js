@@ -1,6 +1,6 @@
 // @ts-check
 import { byId, glyph, make } from "../lib/dom.js";
-import { ago } from "../lib/format.js";
+import { ago, plural } from "../lib/format.js";
 import { lower, MISSED } from "../lib/words.js";
 
 const MESSAGE_LENGTH = 160;
@@ -24,10 +24,12 @@ export class VerdictView {
     const facts = [
       firstMiss,
       misses,
+      counts.cancelled,
       run.status,
       this.store.runShown,
       run.waiting,
       run.cancel_requested_at,
+      run.cancel_mode,
     ];
     const state = JSON.stringify(facts);
     if (state === this.#shown) return;
@@ -71,6 +73,8 @@ export class VerdictView {
 
   #calmLine() {
     const { run, isFinal } = this.store;
+    const { cancelled } = this.store.summary().counts;
+    if (cancelled) return line("cancelled", `Nothing failed; ${plural(cancelled, "step")} cancelled.`);
     if (isFinal) return line(run.status, "Every step that ran succeeded.");
     if (run.status === "queued") {
       return line(run.status, `In the queue: ${run.waiting || "a worker takes it in a moment"}.`);
@@ -82,7 +86,8 @@ export class VerdictView {
    * @param {string | null} moment */
   #age(moment) {
     const text = ago(this.clock.seconds(moment) ?? 0);
-    return make("time", { datetime: moment ?? "", "data-ago": "" }, text);
+    const title = `${(moment ?? "").slice(0, 19).replace("T", " ")} UTC`;
+    return make("time", { datetime: moment ?? "", title, "data-ago": "" }, text);
   }
 }
 

@@ -1,0 +1,1 @@
+"""An app whose steps ask for a process of their own."""
