@@ -38,9 +38,11 @@ def start_time(pid: int) -> str:
 def _fields(pid: int) -> list[str]:
     """`/proc/PID/stat` from the state on; empty if there is no such process."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        line = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return []
+    # The name before it may be anything, also no text.
+    return line.rpartition(b")")[2].decode().split()
 
 
 @dataclass(frozen=True, slots=True)

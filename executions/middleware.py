@@ -74,7 +74,7 @@ def answer_in_time(get_response: GetResponse | GetResponseLater) -> Any:
                 return await later(request)
         except TimeoutError:
             logger.warning("%s %s: no answer in time", request.method, request.path)
-            return _database_away(request)
+            return _database_away(request, is_over=request.method in ("GET", "HEAD"))
 
     return middleware
 
@@ -92,7 +92,11 @@ def server_error(request: HttpRequest) -> HttpResponse:
     return response
 
 
-def _database_away(request: HttpRequest) -> HttpResponse:
+def _database_away(request: HttpRequest, *, is_over: bool = True) -> HttpResponse:
+    """`is_over`: nothing of the request can still come to effect."""
+    if is_api(request) and not is_over:
+        # Without Retry-After: a program that obeys it might do the same twice.
+        return refused(503, "No answer in time. It may still be done: look before you ask again.")
     if is_api(request):
         response = refused(503, "The database is busy or away. Try again in a moment.")
     else:

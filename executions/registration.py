@@ -76,7 +76,7 @@ class Registration(threading.Thread):
     def _free_database(self) -> None:
         try:
             self._rescuer.free_database()
-        except (DatabaseError, InterfaceError) as error:
+        except Exception as error:  # this thread outlives whatever it meets
             logger.debug("nothing can be read either: %s", error)
 
     def _say_seen(self) -> None:

@@ -92,7 +92,7 @@ class Rescuer:
             # With the pid used again the keys may be those of another site on this host.
             if left and identity.is_gone and self._is_silent(pk, REAPER_SECONDS):
                 logger.warning("run %s: ends what its dead worker left: %s", pk, sorted(left))
-                end_sweep(Sweep(keys=left))
+                end_sweep(Sweep(keys=left), give_up_seconds=2.0)
                 left = trees.keys_left(prefix)
             if not left or self._is_silent(pk):
                 self._rescue(pk, epoch, beat, proven=not left)

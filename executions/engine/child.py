@@ -7,6 +7,7 @@ The program itself is not part of the engine: it makes the step's function impor
 from __future__ import annotations
 
 import faulthandler
+import math
 import os
 import signal
 import socket
@@ -50,7 +51,7 @@ def main(
     faulthandler.enable()
     become_subreaper()
     os.set_inheritable(descriptor, False)
-    channel = Channel(socket.socket(fileno=descriptor))
+    channel = Channel(socket.socket(fileno=descriptor), limit=math.inf)
     messages = channel.messages()
     request = next(messages, None)
     if request is None:
@@ -162,6 +163,7 @@ class _Worker:
         os.set_blocking(write_end, False)
         signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, lambda *_: None)
+        _keep_from_forks()
         watcher = threading.Thread(
             target=self._watch, args=(read_end,), name="signals", daemon=True
         )
@@ -173,3 +175,22 @@ class _Worker:
                 # The reason comes through the channel, unless somebody else sent the signal.
                 if signal.SIGTERM in received and not self.token.wait(_REASON_SECONDS):
                     self.token.cancel(CancelReason.SHUTDOWN)
+
+
+def _keep_from_forks() -> None:
+    """A fork that the step makes ends as any process does, and its signals are not the step's."""
+    masks: list[set[int]] = []
+
+    def hold_back() -> None:
+        # What is sent to the fork at once must not meet the handler that it inherits.
+        masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}))
+
+    def go_on() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.pop())
+
+    def begin_anew() -> None:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        go_on()
+
+    os.register_at_fork(before=hold_back, after_in_parent=go_on, after_in_child=begin_anew)

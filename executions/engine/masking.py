@@ -235,6 +235,7 @@ class Masker:
 
     def __init__(self, secrets: Iterable[str | bytes] = ()) -> None:
         self._lock = threading.Lock()
+        self._secrets: frozenset[bytes] = frozenset()
         self._forms: frozenset[bytes] = frozenset()
         self._expression: _Expression | None = None
         self._is_outdated = False
@@ -242,12 +243,11 @@ class Masker:
 
     def add(self, *secrets: str | bytes) -> None:
         """Mask these too, from now on."""
-        forms: set[bytes] = set()
-        for secret in secrets:
-            value = _encoded(secret) if isinstance(secret, str) else secret
-            if len(value) >= SHORTEST_SECRET:
-                forms |= _forms(value)
+        values = {_encoded(item) if isinstance(item, str) else item for item in secrets}
+        new = {value for value in values if len(value) >= SHORTEST_SECRET} - self._secrets
+        forms = frozenset[bytes]().union(*map(_forms, new))
         with self._lock:
+            self._secrets |= new
             if not forms <= self._forms:
                 self._forms |= forms
                 self._is_outdated = True

@@ -132,6 +132,8 @@ def start_inside(
             namespace = Namespace(environment, popen, release)
         except OSError:
             done.set_result(None)
+        except BaseException as error:
+            done.set_exception(error)
         else:
             _start_with(namespace, start, done)
 

@@ -156,6 +156,8 @@ class Command:
     """A directory that only this command knows: another mark of its processes."""
     pass_fds: Sequence[int] = ()
     """Descriptors that it inherits, under the same numbers."""
+    may_have_namespace: bool = True
+    """Not if it looks after processes itself: inside, /proc shows the pids of outside."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -252,6 +254,7 @@ def _start(command: Command) -> tuple[subprocess.Popen[bytes], Namespace | None,
         child, namespace = trees.start_command(
             command.argv,
             command.key,
+            with_namespace=command.may_have_namespace,
             stdin=subprocess.DEVNULL,
             stdout=write_end,
             stderr=write_end,

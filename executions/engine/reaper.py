@@ -264,14 +264,14 @@ def _send(member: Process, number: int) -> None:
         os.close(descriptor)
 
 
-def end(sweep: Sweep) -> None:
+def end(sweep: Sweep, give_up_seconds: float = _GIVE_UP_SECONDS) -> None:
     """SIGTERM, then SIGKILL until two looks in a row find nothing."""
     started = time.monotonic()
     send(sweep.look(), signal.SIGTERM)
     while sweep.look() and time.monotonic() - started < _TERM_SECONDS:
         time.sleep(_PAUSE_SECONDS)
     empty = 0
-    while empty < 2 and time.monotonic() - started < _GIVE_UP_SECONDS:
+    while empty < 2 and time.monotonic() - started < give_up_seconds:
         members = sweep.look()
         sweep.kill(members)
         empty = 0 if members else empty + 1

@@ -126,7 +126,7 @@ def start(
 
 
 def start_command(
-    argv: Any, key: str, **options: Any
+    argv: Any, key: str, *, with_namespace: bool = True, **options: Any
 ) -> tuple[subprocess.Popen[bytes], Namespace | None]:
     """`start` what the step `key` runs, at the best level; its namespace, if it has one."""
 
@@ -136,7 +136,7 @@ def start_command(
         _prefer_when_memory_is_short(child.pid)
         return child
 
-    if not namespaces.are_enabled():
+    if not (with_namespace and namespaces.are_enabled()):
         return start_marked(), None
     return namespaces.start_inside(start_marked, {COOKIE: key}, popen=start, release=release)
 

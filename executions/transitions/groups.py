@@ -97,11 +97,11 @@ def _record(lease: Lease, group: Group, ids: Sequence[int]) -> Recorded:
             _uncount(lease.run_id, len(started) - len(permitted))
             started = permitted
         rows = _Rows(cursor, connection.ops.adapt_datetimefield_value, ids, sequence)
+        rows.progress(group.progress)
         rows.finish(group.finishes)
         rows.start(started)
         rows.sweep(group.sweeps)
         rows.log(group.logs)
-        rows.progress(group.progress)
         if started and lease.is_barren:
             Run.objects.filter(pk=lease.run_id).update(barren_claims=0)
         if group.end is not None:

@@ -130,14 +130,14 @@ def _commands() -> list[dict[str, Any]]:
 
 
 def _poisons() -> list[dict[str, Any]]:
-    brief = {"category": "pool", "timeout_seconds": 1.5, "grace_seconds": 0.3}
+    brief = {"category": "pool", "grace_seconds": 0.3}
     return [
         _command(
             f"{name}{again}",
             name.lower(),
-            **{**brief, "parameters": {"seconds": 60}},
+            **{**brief, "timeout_seconds": seconds, "parameters": {"seconds": 60}},
             **({**AGAIN, "attempts": 2} if again == "Again" else {}),
         )
-        for name in ("Block", "Memory")
+        for name, seconds in (("Block", 1.5), ("Memory", 60))
         for again in ("Once", "Again")
     ]

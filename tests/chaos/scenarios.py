@@ -26,6 +26,8 @@ from .scene import Cluster, Recovery, Scene, kill
 from .set_ups import can_unshare
 from .stage import PATIENCE_SECONDS, ROOT, Program, Stage, Stages
 
+NOTICED_SECONDS = 1.0
+"""After a SIGTERM nothing is claimed any more; it takes 0.1 s where nothing else runs."""
 SILENCE_SECONDS = 3.0
 """Instead of 20: after this a silent holder counts as lost, where a scenario is to be quick."""
 
@@ -481,7 +483,7 @@ def shutdown(stages: Stages, kind: str, program: str) -> Trial:
         stopped.signal(signal.SIGTERM)
         late = 0
         if program == "worker":
-            time.sleep(0.2)
+            time.sleep(NOTICED_SECONDS)
             late = stage.trigger("short")
         code = stopped.wait()
         trial.seconds.append(time.monotonic() - since)

@@ -60,10 +60,11 @@ def test_other_errors_stay_errors(caller: Client, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.django_db
+@pytest.mark.parametrize(("method", "retry_after"), [("get", "5"), ("post", None)])
 async def test_a_query_without_an_answer_does_not_hold_its_request(
-    monkeypatch: pytest.MonkeyPatch, caplog: Any
+    method: str, retry_after: str | None, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    """The thread waits on; the person is told, and the event loop was free meanwhile."""
+    """The thread waits on; who asked is told, and the event loop was free meanwhile."""
     goes_on = threading.Event()
 
     def hanging(*_: object, **__: object) -> Any:
@@ -74,11 +75,14 @@ async def test_a_query_without_an_answer_does_not_hold_its_request(
     monkeypatch.setattr(middleware, "ANSWER_SECONDS", 0.1)
     client = AsyncClient()
     client.cookies["sessionid"] = "somebody"
-    asked = asyncio.create_task(client.get("/runs/"))
+    asked = asyncio.create_task(getattr(client, method)("/api/runs"))
     # The test client ends a request with its thread, which a server does after the answer.
     await until(lambda: "no answer in time" in caplog.text)
     goes_on.set()
-    assert (await asked).status_code == 503
+    answer = await asked
+    assert answer.status_code == 503
+    # What was to be done may be done after all; a program should not simply repeat it.
+    assert answer.get("Retry-After") == retry_after
 
 
 def test_no_connection_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

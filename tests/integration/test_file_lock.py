@@ -13,6 +13,7 @@ import pytest
 from django.db import connection
 
 from executions import file_lock
+from executions.identity import start_time
 
 WRITER = """
 import sqlite3, sys
@@ -24,6 +25,18 @@ database.execute("COMMIT")
 print("out of it", flush=True)
 sys.stdin.readline()
 """
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
+def test_a_process_may_have_any_name(tmp_path: Path) -> None:
+    """The kernel cuts names after 15 bytes, also in the middle of a character."""
+    program = tmp_path / "ёжик-ёжик"
+    program.symlink_to("/bin/sleep")
+    with subprocess.Popen([program, "60"]) as sleeper:
+        try:
+            assert start_time(sleeper.pid)
+        finally:
+            sleeper.kill()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")

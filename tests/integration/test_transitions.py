@@ -103,6 +103,16 @@ def test_a_step_from_start_to_end() -> None:
     assert run.finished_at is not None
 
 
+def test_the_last_progress_before_the_end_is_kept() -> None:
+    """Told in the same moment as the end, it comes first."""
+    run = make_run("a")
+    lease, ids = claim(run)
+    transitions.record(lease, Group(starts=[Start(0, 1, 1)]), ids)
+    group = Group(finishes=[Finish(0, 1, FAILED)], progress={ids[0]: 0.5})
+    transitions.record(lease, group, ids)
+    assert run.step_runs.get().progress == 0.5
+
+
 def test_every_change_raises_the_sequence_and_stamps_its_rows() -> None:
     """What changed after N are exactly the rows that were touched after N."""
     run = make_run("a", "b", "c")

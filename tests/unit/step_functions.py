@@ -346,6 +346,20 @@ def returns_twice(ctx: StepContext) -> str:
     return "step"
 
 
+def ends_a_process_of_its_own(ctx: StepContext) -> int | None:
+    import multiprocessing
+
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    process.start()
+    process.terminate()
+    process.join(20)
+    return process.exitcode
+
+
+def measures_its_context(ctx: StepContext) -> int:
+    return len(ctx.context["text"])
+
+
 def dies_after_returning(ctx: StepContext) -> str:
     import atexit
 

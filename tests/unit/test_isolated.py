@@ -497,6 +497,19 @@ def test_the_first_word_of_the_step_itself_counts(isolated: Make, name: str, res
     assert (outcome.status, outcome.result) == (StepStatus.SUCCEEDED, result)
 
 
+def test_what_a_step_forks_can_be_ended_by_it(isolated: Make) -> None:
+    """The handler of the step's own SIGTERM is not for its forks, nor are their signals for it."""
+    outcome = isolated("ends_a_process_of_its_own").run()
+    assert (outcome.status, outcome.result) == (StepStatus.SUCCEEDED, -15)
+
+
+def test_a_large_context_arrives(make: Make) -> None:
+    """Its JSON has three times the bytes here."""
+    size = 1_000_000
+    outcome = make("measures_its_context", context={"text": "ж" * size}).run()
+    assert (outcome.status, outcome.result) == (StepStatus.SUCCEEDED, size)
+
+
 @pytest.mark.parametrize("what", step_functions.NONSENSE)
 def test_nonsense_on_the_channel_hurts_nobody(isolated: Make, what: str) -> None:
     """The step's code can reach the channel; what makes no sense there is skipped."""

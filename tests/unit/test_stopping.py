@@ -124,7 +124,7 @@ def test_of_many_hostile_steps_nothing_survives(level: str, kill_worker: bool) -
     """260 processes that do everything to stay, cancelled at once or left by their worker."""
     if level == "namespace" and not namespaces.are_possible():
         pytest.skip("this host does not allow PID namespaces")
-    result = survivors.attack(20, 0.3, level, kill_worker=kill_worker)
+    result = survivors.attack(20, 0.3, level, kill_worker=kill_worker, shed_after=2.0)
     assert result.survivors == 0
     assert result.unproven == []
     assert len(result.outcomes) == (0 if kill_worker else 20)

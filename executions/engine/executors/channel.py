@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-MESSAGE_LIMIT = 4 * 1024 * 1024
-"""Bytes. A longer line is no message: the step's own code can write here what it likes."""
+STEP_LIMIT = 4 * 1024 * 1024
+"""Bytes. A longer line of a step's is no message: its own code can write here what it likes."""
 _READ_SIZE = 64 * 1024
 
 Message = dict[str, Any]
@@ -29,8 +29,10 @@ def _nothing() -> None:
 class Channel:
     """One end. Any thread may send; one thread receives."""
 
-    def __init__(self, end: socket.socket) -> None:
+    def __init__(self, end: socket.socket, *, limit: float = STEP_LIMIT) -> None:
+        """`limit`: bytes of a message that is received."""
         self._socket = end
+        self._limit = limit
         self._sending = threading.Lock()
 
     def send(self, message: Mapping[str, Any]) -> None:
@@ -54,11 +56,11 @@ class Channel:
             *whole, rest = data.split(b"\n")
             for end in whole:
                 line += end
-                if (message := _message(line)) is not None:
+                if (message := self._message(line)) is not None:
                     yield message
                 line.clear()
             line += rest
-            if len(line) > MESSAGE_LIMIT:
+            if len(line) > self._limit:
                 # Its end will look like a message of its own, and be none.
                 line.clear()
             pause()
@@ -72,6 +74,13 @@ class Channel:
         with self._sending:
             self._socket.close()
 
+    def _message(self, line: bytearray) -> Message | None:
+        try:
+            value = json.loads(line) if len(line) <= self._limit else None
+        except (ValueError, RecursionError):
+            return None
+        return value if isinstance(value, dict) else None
+
     def _read(self) -> bytes:
         try:
             return self._socket.recv(_READ_SIZE)
@@ -82,11 +91,3 @@ class Channel:
 def _line(message: Mapping[str, Any]) -> bytes:
     # The step's own code may have left half a line on the socket.
     return b"\n" + json.dumps(message).encode() + b"\n"
-
-
-def _message(line: bytearray) -> Message | None:
-    try:
-        value = json.loads(line) if len(line) <= MESSAGE_LIMIT else None
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None

@@ -51,6 +51,7 @@ class IsolatedExecutor(ManagementExecutor):
             environment=self._base_environment(),
             grace_seconds=call.step.grace_seconds,
             pass_fds=(descriptor,),
+            may_have_namespace=False,
         )
         wake_up = WakeUp(call.token)
         try:

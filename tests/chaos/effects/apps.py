@@ -17,3 +17,4 @@ class EffectsConfig(AppConfig):
             rescue.SILENCE_SECONDS = float(silence)
             # As with the real values: a holder fences itself well before others take its run.
             worker.SELF_FENCE_SECONDS = 0.75 * float(silence)
+            worker.BEAT_SECONDS = 0.1 * float(silence)
