@@ -49,7 +49,7 @@ bench: dev chromium ## measure engine and waiting times beside the limits of thi
 chaos: dev chromium ## hurt real sites in every known way and count; only kills with ARGS="--seed 7"
 	@$(BIN)/python -m tests.chaos $(ARGS)
 ifeq ($(strip $(ARGS)),)
-	$(BIN)/python -m pytest -m chaos -s tests/faults tests/torture
+	$(BIN)/python -m pytest -m chaos -s tests/faults tests/torture tests/integration/test_worker.py
 	HYPOTHESIS_PROFILE=chaos $(BIN)/python -m pytest tests/unit/test_protocol_explorer.py \
 		tests/integration/test_lifecycle_machine.py
 endif

@@ -504,7 +504,9 @@ def test_a_run_survives_the_death_of_its_connections(define: Callable[..., Step]
     assert (run.status, run.succeeded) == (RunStatus.SUCCEEDED, 60)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize(
+    "seed", [*range(20), *(pytest.param(seed, marks=pytest.mark.chaos) for seed in range(20, 1000))]
+)
 def test_a_cancel_at_any_moment_gives_each_step_one_end(
     seed: int, define: Callable[..., Step]
 ) -> None:

@@ -25,6 +25,8 @@ from .call import Call
 
 RESULT_LIMIT = 64 * 1024
 """Bytes of JSON; a larger result is not kept."""
+RESULT_DEPTH = 100
+"""Levels of lists and objects in each other; what is nested deeper is not kept."""
 STOPPED = "stopped"
 """The reason of an ending that the request to stop brought about."""
 REASONS = ("", STOPPED, "exception", "unknown_step")
@@ -165,6 +167,15 @@ def _result(call: Call, text: str) -> Any:
     """The JSON `text` as every database takes it, masked; None if there is none or too much."""
     try:
         encoded = call.output.masker.mask(to_bytes(_ESCAPED_NUL.sub("\\1\ufffd", text)))
-        return json.loads(encoded) if text and len(encoded) <= RESULT_LIMIT else None
+        value = json.loads(encoded) if text and len(encoded) <= RESULT_LIMIT else None
     except (ValueError, RecursionError):
         return None
+    return None if _is_deeper(value, RESULT_DEPTH) else value
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects are nested in each other on more than `levels` levels."""
+    if not isinstance(value, list | dict):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deeper(each, levels - 1) for each in inner)
